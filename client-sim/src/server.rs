@@ -1,7 +1,7 @@
 //! The real server: the binary `syncline` as a child process, with a data directory that outlives it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -16,16 +16,26 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// The text before the address in the line that a ready server prints.
 const ADDRESS_MARK: &str = "ws://";
 
-/// Path of the server binary: `given`, or `syncline` in the directory of this program.
-pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
-    let path = match given {
-        Some(given) => given.to_owned(),
-        None => std::env::current_exe()?.with_file_name("syncline"),
-    };
-    if !path.is_file() {
-        bail!("no server binary at {}; build it, or set --server-bin or SYNCLINE_BIN", path.display());
+/// The argument of every command that starts servers.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ServerBinary {
+    /// Server binary [default: `syncline` in the directory of this program]
+    #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
+    server_bin: Option<PathBuf>,
+}
+
+impl ServerBinary {
+    /// Path of the server binary.
+    pub(crate) fn path(&self) -> Result<PathBuf> {
+        let path = match &self.server_bin {
+            Some(given) => given.clone(),
+            None => std::env::current_exe()?.with_file_name("syncline"),
+        };
+        if !path.is_file() {
+            bail!("no server binary at {}; build it, or set --server-bin or SYNCLINE_BIN", path.display());
+        }
+        Ok(path)
     }
-    Ok(path)
 }
 
 /// Removes Syncline's settings from the environment of a command, so that it behaves the same on every machine.

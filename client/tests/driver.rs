@@ -12,7 +12,7 @@ use syncline_client::yrs::updates::encoder::Encode;
 use syncline_client::yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update, WriteTxn};
 use syncline_client::{Client, ClientConfig, ClientError, Connection, Dialect};
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
@@ -59,7 +59,7 @@ async fn serve(socket: TcpStream, doc: Arc<Mutex<Doc>>, mut closing: watch::Rece
     let mut socket = tokio_tungstenite::accept_async(socket).await.unwrap();
     closing.mark_unchanged();
     let step1 = doc.lock().unwrap().transact().state_vector().encode_v1();
-    let step1 = ywebsocket::Message::Sync(SyncMessage::Step1(&step1)).encode();
+    let step1 = YWebsocketMessage::Sync(SyncMessage::Step1(&step1)).encode();
     socket.send(Message::binary(step1)).await.unwrap();
     loop {
         let message = tokio::select! {
@@ -73,15 +73,15 @@ async fn serve(socket: TcpStream, doc: Arc<Mutex<Doc>>, mut closing: watch::Rece
         let Some(Ok(Message::Binary(frame))) = message else { return };
         let answer = {
             let doc = doc.lock().unwrap();
-            match ywebsocket::Message::decode(&frame).unwrap() {
-                ywebsocket::Message::Sync(SyncMessage::Step1(theirs)) => {
+            match YWebsocketMessage::decode(&frame).unwrap() {
+                YWebsocketMessage::Sync(SyncMessage::Step1(theirs)) => {
                     let theirs = StateVector::decode_v1(theirs).unwrap();
                     let update = doc.transact().encode_state_as_update_v1(&theirs);
-                    ywebsocket::Message::Sync(SyncMessage::Step2(&update)).encode()
+                    YWebsocketMessage::Sync(SyncMessage::Step2(&update)).encode()
                 }
-                ywebsocket::Message::Sync(SyncMessage::Step2(update) | SyncMessage::Update(update)) => {
+                YWebsocketMessage::Sync(SyncMessage::Step2(update) | SyncMessage::Update(update)) => {
                     doc.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
-                    ywebsocket::Message::Sync(SyncMessage::Update(update)).encode()
+                    YWebsocketMessage::Sync(SyncMessage::Update(update)).encode()
                 }
                 _ => continue,
             }

@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use syncline_client::types::choice::Signature;
-use syncline_client::types::{ChoiceRegister, Counter, Hlc, LwwMap, Value};
+use syncline_client::types::{ChoiceRegister, CounterRoot, Hlc, LwwMapRoot, Value};
 use syncline_client::yrs::updates::decoder::Decode;
 use syncline_client::yrs::{ClientID, Doc, ReadTxn, StateVector, Transact, TransactionMut, Update};
 
@@ -132,7 +132,7 @@ type Write = ((u64, String), Option<Value>);
 fn lww_map_has_the_newest_write_of_each_key_on_all_replicas() {
     for_each_seed(|seed| {
         let mut net = Net::new(seed);
-        let map = LwwMap::new("map");
+        let map = LwwMapRoot::new("map");
         let mut clocks: Vec<Hlc> = (0..net.docs.len()).map(|index| Hlc::new(format!("device {index}"))).collect();
         // Some clocks are wrong by days; often several replicas write in the same millisecond.
         let skews: Vec<u64> = clocks.iter().map(|_| [0, 0, 3, 200_000_000][net.below(4)]).collect();
@@ -168,7 +168,8 @@ fn lww_map_has_the_newest_write_of_each_key_on_all_replicas() {
 fn counter_is_the_sum_of_all_increments_on_all_replicas() {
     for_each_seed(|seed| {
         let mut net = Net::new(seed);
-        let counters = [Counter::new("likes"), Counter::within("post", "likes"), Counter::within("post", "views")];
+        let counters =
+            [CounterRoot::new("likes"), CounterRoot::within("post", "likes"), CounterRoot::within("post", "views")];
         let mut sums = [0; 3];
         for _ in 0..60 {
             let (at, which) = (net.below(net.docs.len()), net.below(3));

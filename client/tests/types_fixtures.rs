@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use syncline_client::types::choice::Signature;
 use syncline_client::types::register::REGISTERS_ROOT;
-use syncline_client::types::{ChoiceRegister, Counter, Hlc, LwwMap, RegisterState, RegisterWrite, Value, registers};
+use syncline_client::types::{
+    ChoiceRegister, CounterRoot, Hlc, LwwMapRoot, RegisterState, RegisterWrite, Value, registers,
+};
 use syncline_client::yrs::updates::decoder::Decode;
 use syncline_client::yrs::{Any, Doc, Map, ReadTxn, StateVector, Transact, TransactionMut, Update, WriteTxn};
 
@@ -34,7 +36,7 @@ fn merged(one: impl Fn(&mut TransactionMut<'_>), other: impl Fn(&mut Transaction
 }
 
 fn lww_map() -> Doc {
-    let map = LwwMap::new("settings");
+    let map = LwwMapRoot::new("settings");
     let values = json(r#"{"l":[1,"two",null],"n":-1.5,"t":"Gr\u00fc\u00dfe \ud83d\ude00","y":true}"#);
     let one = |txn: &mut TransactionMut<'_>| {
         let mut clock = Hlc::new("device-a");
@@ -57,7 +59,7 @@ fn lww_map() -> Doc {
 }
 
 fn counter() -> Doc {
-    let (likes, views) = (Counter::new("likes"), Counter::within("post", "views"));
+    let (likes, views) = (CounterRoot::new("likes"), CounterRoot::within("post", "views"));
     let one = |txn: &mut TransactionMut<'_>| {
         likes.increment(txn, 7).unwrap();
         views.increment(txn, 1 << 40).unwrap();
@@ -110,7 +112,7 @@ fn content(name: &str, doc: &Doc) -> serde_json::Value {
     let value = |value: &Value| value.to_json_value().unwrap();
     match name {
         "lww-map" => {
-            let winners = LwwMap::new("settings").winners(&txn).into_iter().map(|(key, entry)| {
+            let winners = LwwMapRoot::new("settings").winners(&txn).into_iter().map(|(key, entry)| {
                 let shown = entry
                     .value
                     .as_ref()
@@ -123,8 +125,8 @@ fn content(name: &str, doc: &Doc) -> serde_json::Value {
             serde_json::Value::Object(winners.collect())
         }
         "counter" => serde_json::json!({
-            "likes": Counter::new("likes").value(&txn).unwrap(),
-            "post/views": Counter::within("post", "views").value(&txn).unwrap(),
+            "likes": CounterRoot::new("likes").value(&txn).unwrap(),
+            "post/views": CounterRoot::within("post", "views").value(&txn).unwrap(),
         }),
         "choice" => ChoiceRegister::new("title")
             .versions(&txn)
@@ -195,7 +197,7 @@ fn documents_written_by_npm_are_read() {
 #[test]
 fn map_written_by_y_lwwmap_is_read_and_edited() {
     let doc = load("lww-map.by-y-lwwmap.bin");
-    let map = LwwMap::new("settings");
+    let map = LwwMapRoot::new("settings");
     let shown: serde_json::Map<_, _> =
         map.entries(&doc.transact()).into_iter().map(|(key, value)| (key, value.to_json_value().unwrap())).collect();
     let expected = serde_json::json!({

@@ -36,8 +36,9 @@ pub struct Survey {
     maybe_outdated_before: i64,
     /// The names of all documents that exist or are lost.
     documents: BTreeSet<DocumentName>,
-    /// The ids of documents whose names cannot be read.
-    unnamed: Vec<u64>,
+    /// The ids of documents whose names cannot be read, by the names they are given.
+    nameless: BTreeMap<DocumentName, u64>,
+    missing: Option<u64>,
     _lock: Option<Lock>,
 }
 
@@ -99,7 +100,8 @@ impl Survey {
             complaints: Vec::new(),
             maybe_outdated_before: 0,
             documents: BTreeSet::new(),
-            unnamed: Vec::new(),
+            nameless: BTreeMap::new(),
+            missing: None,
             _lock: lock,
         };
         survey.find_documents();
@@ -115,6 +117,16 @@ impl Survey {
     /// The names of all documents that exist or are lost.
     pub fn documents(&self) -> impl Iterator<Item = &DocumentName> {
         self.documents.iter()
+    }
+
+    /// True if the name of a document cannot be read. [`Survey::documents`] has it under another.
+    pub fn is_nameless(&self, document: &DocumentName) -> bool {
+        self.nameless.contains_key(document)
+    }
+
+    /// The number of documents that are lost with their names. `None` if it is lost as well.
+    pub fn missing(&self) -> Option<u64> {
+        self.missing
     }
 
     /// Checks a document of [`Survey::documents`].
@@ -168,8 +180,11 @@ impl Survey {
         // A write with a sweep mark was never finished, so it was never acknowledged.
         ids.retain(|id| self.scan.live_keys(&sweep_key(*id)).next().is_none());
         for id in ids {
-            self.documents.extend(DocumentName::exact(&recovered_name(id)).ok());
-            self.unnamed.push(id);
+            let mut names = (1..).map_while(|attempt| DocumentName::exact(&recovered_name(id, attempt)).ok());
+            if let Some(name) = names.find(|name| !self.documents.contains(name)) {
+                self.documents.insert(name.clone());
+                self.nameless.insert(name, id);
+            }
         }
     }
 
@@ -181,8 +196,7 @@ impl Survey {
         if let Some(more) = self.scan.unreadable.len().checked_sub(MAX_LISTED_RANGES + 1) {
             self.complaints.push(format!("and {} more unreadable ranges", more + 1));
         }
-        for id in &self.unnamed {
-            let name = recovered_name(*id);
+        for name in self.nameless.keys() {
             self.complaints.push(format!("the name of a document cannot be read; it is listed as {name:?}"));
         }
         let info = match StoreInfo::read(&self.dir) {
@@ -201,16 +215,21 @@ impl Survey {
             return Err(open_error(&self.dir, "it was written by a newer version of Syncline: use that version"));
         }
         let heads = self.scan.live_keys(HEADS).count() as u64;
+        self.missing = meta.map(|(meta, _)| meta.documents.saturating_sub(self.documents.len() as u64));
         match (info, meta) {
-            (_, None) => self.all_maybe_outdated("the store's metadata cannot be read".into()),
-            (_, Some((_, false))) => self.all_maybe_outdated("the newest metadata of the store cannot be read".into()),
+            (_, None) => self.newest_metadata_is_lost("the store's metadata cannot be read".into()),
+            (_, Some((_, false))) => {
+                self.newest_metadata_is_lost("the newest metadata of the store cannot be read".into());
+            }
             (Some(info), Some((meta, _))) if info.identity != meta.identity => {
                 self.complaints.push("syncline.store and the sled directory belong to different stores".into());
             }
-            (Some(info), Some((meta, _))) if info.committed > meta.committed => self.all_maybe_outdated(format!(
-                "the store is older than it was: {} records were saved, {} were found",
-                info.committed, meta.committed
-            )),
+            (Some(info), Some((meta, _))) if info.committed > meta.committed => {
+                self.newest_metadata_is_lost(format!(
+                    "the store is older than it was: {} records were saved, {} were found",
+                    info.committed, meta.committed
+                ));
+            }
             (_, Some((meta, _))) if heads != meta.documents => {
                 self.all_maybe_outdated(format!("{} documents were saved, {heads} were found", meta.documents));
             }
@@ -221,15 +240,23 @@ impl Survey {
                 let heads = if meta.format < FORMAT { meta.heads } else { sum };
                 let counted = read_tally(&self.dir, meta.identity);
                 if let Some(contradiction) = find_contradiction(&meta, heads, counted) {
-                    // If the end of the log is lost, any document may have had changes in it.
-                    let end_is_lost = counted.is_some_and(|counted| counted > meta.batches);
-                    self.maybe_outdated_before = if end_is_lost { i64::MAX } else { self.scan.maybe_outdated_before() };
-                    self.complaints.push(contradiction);
+                    if counted.is_some_and(|counted| counted > meta.batches) {
+                        self.newest_metadata_is_lost(contradiction);
+                    } else {
+                        self.maybe_outdated_before = self.scan.maybe_outdated_before();
+                        self.complaints.push(contradiction);
+                    }
                 }
             }
         }
         self.check_engine_snapshots();
         Ok(())
+    }
+
+    /// Adds a problem because of which any document may be outdated, and others may be missing.
+    fn newest_metadata_is_lost(&mut self, complaint: String) {
+        self.all_maybe_outdated(complaint);
+        self.missing = None;
     }
 
     /// Adds a problem because of which any document may be outdated.
@@ -295,7 +322,7 @@ impl Survey {
                 let value = self.scan.value(&key);
                 value.is_some_and(|(value, _)| unseal(&key, &value) == Some(document.as_str().as_bytes()))
             })
-            .or_else(|| self.unnamed.iter().copied().find(|id| recovered_name(*id) == document.as_str()))
+            .or_else(|| self.nameless.get(document).copied())
     }
 
     /// The readable parts of a damaged document, including superseded ones, and descriptions of the missing parts.
@@ -331,9 +358,9 @@ impl Survey {
     }
 }
 
-/// The name given to a document whose name cannot be read.
-fn recovered_name(id: u64) -> String {
-    format!("recovered-{id}")
+/// The name given to a document whose name cannot be read; another one for each attempt.
+fn recovered_name(id: u64, attempt: u32) -> String {
+    if attempt == 1 { format!("recovered-{id}") } else { format!("recovered-{id}-{attempt}") }
 }
 
 fn is_snapshot(path: &Path) -> bool {

@@ -61,7 +61,7 @@ points! {
     /// Everything of the document is on disk; the registry still contains it.
     UnloadSettled = "unload-settled",
     /// The new info file is written next to the old one, not yet renamed.
-    CardWritten = "card-written",
+    InfoWritten = "info-written",
     /// All documents of a backup are written; the manifest that references them is not.
     BackupPacksWritten = "backup-packs-written",
     /// A backup's new manifest is written next to the old one, not yet renamed.

@@ -142,7 +142,7 @@ impl Log {
         pace: Pace,
         cancel: Cancel,
         mut report: impl FnMut(backup::Progress) + Send + 'static,
-    ) -> Result<backup::Taken, BackupError> {
+    ) -> Result<backup::CompletedBackup, BackupError> {
         let store = Arc::clone(&self.shared.store);
         let taken = self.run_blocking(move || backup::take(&*store, &dir, pace, &cancel, &mut report)).await;
         taken.unwrap_or(Err(BackupError::Cancelled))

@@ -121,7 +121,7 @@ impl StoreInfo {
             self.identity, self.format, self.committed
         )?;
         file.sync_all()?;
-        Point::CardWritten.pass();
+        Point::InfoWritten.pass();
         fs::rename(&new, dir.join(INFO_FILE))?;
         sync_dir(dir)
     }

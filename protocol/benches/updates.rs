@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{ScanLimits, Updates, scan_update, verdict};
 use syncline_protocol::varint::{write_var_bytes, write_var_uint};
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 
 const CLIENT: u64 = 3_141_592_653;
 
@@ -31,9 +31,9 @@ fn updates(criterion: &mut Criterion) {
     criterion.bench_function("classify a keystroke", |bench| {
         bench.iter(|| verdict(black_box(&one), &clocks, &ScanLimits::STORED));
     });
-    let frame = ywebsocket::Message::Sync(SyncMessage::Update(&one)).encode();
+    let frame = YWebsocketMessage::Sync(SyncMessage::Update(&one)).encode();
     criterion.bench_function("decode a y-websocket frame", |bench| {
-        bench.iter(|| ywebsocket::Message::decode(black_box(&frame)).is_ok());
+        bench.iter(|| YWebsocketMessage::decode(black_box(&frame)).is_ok());
     });
     let many: Vec<_> = (20_000..20_064).map(keystroke).collect();
     criterion.bench_function("merge 64 keystrokes", |bench| {

@@ -8,7 +8,7 @@
 //! message. In that case the frame must be exactly an Auth message, which for y-websocket would be a change of zero bytes
 //! with trailing bytes.
 
-use crate::hocuspocus::{End, Frame, Message};
+use crate::hocuspocus::{End, Frame, HocuspocusMessage};
 
 /// The wire format of a stock client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +31,7 @@ pub fn detect(first_frame: &[u8]) -> Option<Dialect> {
         },
         _ => match Frame::decode_prefix(first_frame, End::Server) {
             Ok((Frame::Addressed { address, .. }, _)) if is_printable(address) => Some(Dialect::Hocuspocus),
-            Ok((Frame::Addressed { message: Message::Token { .. }, .. } | Frame::Ping | Frame::Pong, _)) => {
+            Ok((Frame::Addressed { message: HocuspocusMessage::Token { .. }, .. } | Frame::Ping | Frame::Pong, _)) => {
                 Some(Dialect::Hocuspocus)
             }
             _ => None,
@@ -46,10 +46,10 @@ fn is_printable(address: &str) -> bool {
 
 /// True for the first message of a Hocuspocus provider. The second byte of a y-websocket message of type 1 or 2 is a
 /// length or a subtype. Read as a name it is a control character, or the rest of the frame is not one of these messages.
-fn is_opening_message(address: &str, message: &Message<'_>) -> bool {
+fn is_opening_message(address: &str, message: &HocuspocusMessage<'_>) -> bool {
     match message {
-        Message::Token { .. } => true,
-        Message::Sync(_) => !address.is_empty() && !address.chars().any(char::is_control),
+        HocuspocusMessage::Token { .. } => true,
+        HocuspocusMessage::Sync(_) => !address.is_empty() && !address.chars().any(char::is_control),
         _ => false,
     }
 }
@@ -58,16 +58,16 @@ fn is_opening_message(address: &str, message: &Message<'_>) -> bool {
 mod tests {
     use super::*;
     use crate::sync::SyncMessage;
-    use crate::ywebsocket;
+    use crate::ywebsocket::YWebsocketMessage;
 
     #[test]
     fn first_frames_of_stock_clients_are_detected() {
-        let step1 = ywebsocket::Message::Sync(SyncMessage::Step1(&[0])).encode();
+        let step1 = YWebsocketMessage::Sync(SyncMessage::Step1(&[0])).encode();
         assert_eq!(detect(&step1), Some(Dialect::YWebsocket));
         for name in ["a", "ab", "abc", "abcd", "a name of some length", &"x".repeat(300)] {
-            let token = Message::Token { token: "secret", version: Some("4.8.0") }.encode(name);
+            let token = HocuspocusMessage::Token { token: "secret", version: Some("4.8.0") }.encode(name);
             assert_eq!(detect(&token), Some(Dialect::Hocuspocus), "{name}");
-            let old = Message::Token { token: "", version: None }.encode(name);
+            let old = HocuspocusMessage::Token { token: "", version: None }.encode(name);
             assert_eq!(detect(&old), Some(Dialect::Hocuspocus), "{name}");
         }
     }
@@ -75,15 +75,15 @@ mod tests {
     #[test]
     fn awareness_as_first_message_is_detected_as_y_websocket() {
         // One client, id 7, clock 0, state "{}".
-        let awareness = ywebsocket::Message::Awareness(&[1, 7, 0, 2, b'{', b'}']).encode();
+        let awareness = YWebsocketMessage::Awareness(&[1, 7, 0, 2, b'{', b'}']).encode();
         assert_eq!(detect(&awareness), Some(Dialect::YWebsocket));
-        assert_eq!(detect(&ywebsocket::Message::QueryAwareness.encode()), Some(Dialect::YWebsocket));
+        assert_eq!(detect(&YWebsocketMessage::QueryAwareness.encode()), Some(Dialect::YWebsocket));
     }
 
     #[test]
     fn hocuspocus_provider_without_token_is_detected_by_its_step1() {
         for name in ["a", "ab", "abc", "d2"] {
-            let step1 = Message::Sync(SyncMessage::Step1(&[1, 7, 3])).encode(name);
+            let step1 = HocuspocusMessage::Sync(SyncMessage::Step1(&[1, 7, 3])).encode(name);
             assert_eq!(detect(&step1), Some(Dialect::Hocuspocus), "{name}");
         }
     }
@@ -98,7 +98,7 @@ mod tests {
             let state = format!("\"{}\"", "x".repeat(len));
             let mut update = vec![1, 7, 0];
             crate::varint::write_var_bytes(&mut update, state.as_bytes());
-            let awareness = ywebsocket::Message::Awareness(&update).encode();
+            let awareness = YWebsocketMessage::Awareness(&update).encode();
             assert_eq!(detect(&awareness), Some(Dialect::YWebsocket), "{len}");
         }
     }
@@ -106,11 +106,11 @@ mod tests {
     #[test]
     fn auth_message_for_an_empty_name_is_detected_as_hocuspocus() {
         for (token, version) in [("t", None), ("", Some("4.8.0")), ("secret", Some("4.8.0"))] {
-            let token = Message::Token { token, version }.encode("");
+            let token = HocuspocusMessage::Token { token, version }.encode("");
             assert_eq!(detect(&token), Some(Dialect::Hocuspocus));
         }
         for sync in [SyncMessage::Step1(&[0]), SyncMessage::Step2(&[0, 0]), SyncMessage::Update(&[0, 0])] {
-            assert_eq!(detect(&ywebsocket::Message::Sync(sync).encode()), Some(Dialect::YWebsocket));
+            assert_eq!(detect(&YWebsocketMessage::Sync(sync).encode()), Some(Dialect::YWebsocket));
         }
     }
 

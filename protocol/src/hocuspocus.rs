@@ -38,7 +38,7 @@ pub enum Frame<'a> {
         /// The address as received; answers carry the same bytes.
         address: &'a str,
         /// The message for the addressed document.
-        message: Message<'a>,
+        message: HocuspocusMessage<'a>,
     },
 }
 
@@ -63,7 +63,7 @@ impl Scope {
 
 /// One addressed message. Types 2 and 7 have a different layout in each direction, so decoding takes the [`End`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Message<'a> {
+pub enum HocuspocusMessage<'a> {
     /// Type 0: document data.
     Sync(SyncMessage<'a>),
     /// Type 1: a y-protocols awareness update.
@@ -107,7 +107,7 @@ pub enum End {
 
 /// Why a frame is not a message of this dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
+pub enum HocuspocusMessageError {
     /// The bytes are truncated or malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -128,26 +128,26 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
-impl MessageError {
+impl HocuspocusMessageError {
     /// True for a complete message whose type this dialect does not have. Receivers ignore it, as the reference server
     /// does (npm `@hocuspocus/server` 4.7.0).
     pub fn is_unknown_type(&self) -> bool {
-        matches!(self, MessageError::UnknownType(_) | MessageError::Sync(SyncError::UnknownType(_)))
+        matches!(self, HocuspocusMessageError::UnknownType(_) | HocuspocusMessageError::Sync(SyncError::UnknownType(_)))
     }
 }
 
 impl<'a> Frame<'a> {
     /// Decodes a frame that holds exactly one message.
-    pub fn decode(frame: &'a [u8], end: End) -> Result<Self, MessageError> {
+    pub fn decode(frame: &'a [u8], end: End) -> Result<Self, HocuspocusMessageError> {
         match Self::decode_prefix(frame, end)? {
             (frame, 0) => Ok(frame),
-            (_, more) => Err(MessageError::TrailingBytes(more)),
+            (_, more) => Err(HocuspocusMessageError::TrailingBytes(more)),
         }
     }
 
     /// Decodes the message at the start of a frame. Returns it and the number of bytes that follow it; the reference
     /// server and providers ignore those bytes.
-    pub fn decode_prefix(frame: &'a [u8], end: End) -> Result<(Self, usize), MessageError> {
+    pub fn decode_prefix(frame: &'a [u8], end: End) -> Result<(Self, usize), HocuspocusMessageError> {
         match frame {
             [PING] => return Ok((Frame::Ping, 0)),
             [PONG] => return Ok((Frame::Pong, 0)),
@@ -155,18 +155,18 @@ impl<'a> Frame<'a> {
         }
         let mut reader = Reader::new(frame);
         let address = read_address(&mut reader)?;
-        let message = Message::read(&mut reader, end)?;
+        let message = HocuspocusMessage::read(&mut reader, end)?;
         Ok((Frame::Addressed { address, message }, reader.remaining()))
     }
 }
 
-fn read_address<'a>(reader: &mut Reader<'a>) -> Result<&'a str, MessageError> {
+fn read_address<'a>(reader: &mut Reader<'a>) -> Result<&'a str, HocuspocusMessageError> {
     let address = reader.var_str()?;
-    if address.len() > MAX_ADDRESS_BYTES { Err(MessageError::AddressTooLong) } else { Ok(address) }
+    if address.len() > MAX_ADDRESS_BYTES { Err(HocuspocusMessageError::AddressTooLong) } else { Ok(address) }
 }
 
 /// Reads the address from the first bytes of a frame. Fails when `prefix` ends before the address does.
-pub fn address_of(prefix: &[u8]) -> Result<&str, MessageError> {
+pub fn address_of(prefix: &[u8]) -> Result<&str, HocuspocusMessageError> {
     read_address(&mut Reader::new(prefix))
 }
 
@@ -185,41 +185,43 @@ pub fn step2_head(address: &str, bytes: usize) -> Vec<u8> {
     out
 }
 
-impl<'a> Message<'a> {
-    fn read(reader: &mut Reader<'a>, end: End) -> Result<Self, MessageError> {
+impl<'a> HocuspocusMessage<'a> {
+    fn read(reader: &mut Reader<'a>, end: End) -> Result<Self, HocuspocusMessageError> {
         Ok(match reader.var_uint()? {
-            SYNC => Message::Sync(SyncMessage::read(reader)?),
-            AWARENESS => Message::Awareness(reader.var_bytes()?),
-            AUTH => Message::read_auth(reader, end)?,
-            QUERY_AWARENESS => Message::QueryAwareness,
-            SYNC_REPLY => Message::SyncReply(SyncMessage::read(reader)?),
-            STATELESS => Message::Stateless(reader.var_str()?),
-            BROADCAST_STATELESS => Message::BroadcastStateless(reader.var_str()?),
-            CLOSE if end == End::Server => Message::Close(if reader.is_empty() { "" } else { reader.var_str()? }),
-            CLOSE => Message::Close(reader.var_str()?),
+            SYNC => HocuspocusMessage::Sync(SyncMessage::read(reader)?),
+            AWARENESS => HocuspocusMessage::Awareness(reader.var_bytes()?),
+            AUTH => HocuspocusMessage::read_auth(reader, end)?,
+            QUERY_AWARENESS => HocuspocusMessage::QueryAwareness,
+            SYNC_REPLY => HocuspocusMessage::SyncReply(SyncMessage::read(reader)?),
+            STATELESS => HocuspocusMessage::Stateless(reader.var_str()?),
+            BROADCAST_STATELESS => HocuspocusMessage::BroadcastStateless(reader.var_str()?),
+            CLOSE if end == End::Server => {
+                HocuspocusMessage::Close(if reader.is_empty() { "" } else { reader.var_str()? })
+            }
+            CLOSE => HocuspocusMessage::Close(reader.var_str()?),
             // lib0 writes 0 and 1 as a signed integer: the same single byte.
-            SYNC_STATUS => Message::SyncStatus(reader.u8()? == 1),
-            other => return Err(MessageError::UnknownType(other)),
+            SYNC_STATUS => HocuspocusMessage::SyncStatus(reader.u8()? == 1),
+            other => return Err(HocuspocusMessageError::UnknownType(other)),
         })
     }
 
-    fn read_auth(reader: &mut Reader<'a>, end: End) -> Result<Self, MessageError> {
+    fn read_auth(reader: &mut Reader<'a>, end: End) -> Result<Self, HocuspocusMessageError> {
         match (reader.var_uint()?, end) {
             (0, End::Server) => {
                 let token = reader.var_str()?;
                 if token.len() > MAX_TOKEN_BYTES {
-                    return Err(MessageError::TokenTooLong);
+                    return Err(HocuspocusMessageError::TokenTooLong);
                 }
                 let version = if reader.is_empty() { None } else { Some(reader.var_str()?) };
-                Ok(Message::Token { token, version })
+                Ok(HocuspocusMessage::Token { token, version })
             }
-            (0, End::Client) => Ok(Message::TokenWanted),
-            (1, End::Client) => Ok(Message::PermissionDenied(reader.var_str()?)),
-            (2, End::Client) => Ok(Message::Authenticated(match reader.var_str()? {
+            (0, End::Client) => Ok(HocuspocusMessage::TokenWanted),
+            (1, End::Client) => Ok(HocuspocusMessage::PermissionDenied(reader.var_str()?)),
+            (2, End::Client) => Ok(HocuspocusMessage::Authenticated(match reader.var_str()? {
                 "readonly" => Scope::ReadOnly,
                 _ => Scope::ReadWrite,
             })),
-            (other, _) => Err(MessageError::UnknownType(other)),
+            (other, _) => Err(HocuspocusMessageError::UnknownType(other)),
         }
     }
 
@@ -228,48 +230,48 @@ impl<'a> Message<'a> {
         let mut out = Vec::with_capacity(address.len() + 16);
         write_var_bytes(&mut out, address.as_bytes());
         match self {
-            Message::Sync(sync) => {
+            HocuspocusMessage::Sync(sync) => {
                 write_var_uint(&mut out, SYNC);
                 sync.write(&mut out);
             }
-            Message::Awareness(update) => {
+            HocuspocusMessage::Awareness(update) => {
                 write_var_uint(&mut out, AWARENESS);
                 write_var_bytes(&mut out, update);
             }
-            Message::Token { token, version } => {
+            HocuspocusMessage::Token { token, version } => {
                 out.extend_from_slice(&[AUTH as u8, 0]);
                 write_var_bytes(&mut out, token.as_bytes());
                 if let Some(version) = version {
                     write_var_bytes(&mut out, version.as_bytes());
                 }
             }
-            Message::TokenWanted => out.extend_from_slice(&[AUTH as u8, 0]),
-            Message::PermissionDenied(reason) => {
+            HocuspocusMessage::TokenWanted => out.extend_from_slice(&[AUTH as u8, 0]),
+            HocuspocusMessage::PermissionDenied(reason) => {
                 out.extend_from_slice(&[AUTH as u8, 1]);
                 write_var_bytes(&mut out, reason.as_bytes());
             }
-            Message::Authenticated(scope) => {
+            HocuspocusMessage::Authenticated(scope) => {
                 out.extend_from_slice(&[AUTH as u8, 2]);
                 write_var_bytes(&mut out, scope.as_str().as_bytes());
             }
-            Message::QueryAwareness => write_var_uint(&mut out, QUERY_AWARENESS),
-            Message::SyncReply(sync) => {
+            HocuspocusMessage::QueryAwareness => write_var_uint(&mut out, QUERY_AWARENESS),
+            HocuspocusMessage::SyncReply(sync) => {
                 write_var_uint(&mut out, SYNC_REPLY);
                 sync.write(&mut out);
             }
-            Message::Stateless(text) => {
+            HocuspocusMessage::Stateless(text) => {
                 write_var_uint(&mut out, STATELESS);
                 write_var_bytes(&mut out, text.as_bytes());
             }
-            Message::BroadcastStateless(text) => {
+            HocuspocusMessage::BroadcastStateless(text) => {
                 write_var_uint(&mut out, BROADCAST_STATELESS);
                 write_var_bytes(&mut out, text.as_bytes());
             }
-            Message::Close(reason) => {
+            HocuspocusMessage::Close(reason) => {
                 write_var_uint(&mut out, CLOSE);
                 write_var_bytes(&mut out, reason.as_bytes());
             }
-            Message::SyncStatus(saved) => out.extend_from_slice(&[SYNC_STATUS as u8, u8::from(*saved)]),
+            HocuspocusMessage::SyncStatus(saved) => out.extend_from_slice(&[SYNC_STATUS as u8, u8::from(*saved)]),
         }
         out
     }

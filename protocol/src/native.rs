@@ -241,7 +241,7 @@ pub enum ToClient<'a> {
 
 /// Why a frame is not a message of this dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
+pub enum NativeMessageError {
     /// The bytes are truncated or malformed.
     #[error(transparent)]
     Read(#[from] ReadError),

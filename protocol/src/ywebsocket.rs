@@ -11,7 +11,7 @@ const QUERY_AWARENESS: u64 = 3;
 
 /// One message; payloads are borrowed from the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Message<'a> {
+pub enum YWebsocketMessage<'a> {
     /// Document data.
     Sync(SyncMessage<'a>),
     /// A y-protocols awareness update.
@@ -24,7 +24,7 @@ pub enum Message<'a> {
 
 /// Why a frame is not a message of this dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
+pub enum YWebsocketMessageError {
     /// The bytes are truncated or malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -39,11 +39,11 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
-impl MessageError {
+impl YWebsocketMessageError {
     /// True for a complete message whose type this dialect does not have. Receivers ignore it, as the reference
     /// server does (npm `@y/websocket-server` 0.1.5), because applications add their own types.
     pub fn is_unknown_type(&self) -> bool {
-        matches!(self, MessageError::UnknownType(_) | MessageError::Sync(SyncError::UnknownType(_)))
+        matches!(self, YWebsocketMessageError::UnknownType(_) | YWebsocketMessageError::Sync(SyncError::UnknownType(_)))
     }
 }
 
@@ -55,28 +55,28 @@ pub fn step2_head(bytes: usize) -> Vec<u8> {
     out
 }
 
-impl<'a> Message<'a> {
+impl<'a> YWebsocketMessage<'a> {
     /// Decodes a frame that holds exactly one message.
-    pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
+    pub fn decode(frame: &'a [u8]) -> Result<Self, YWebsocketMessageError> {
         let mut reader = Reader::new(frame);
         let message = Self::read(&mut reader)?;
         match reader.remaining() {
             0 => Ok(message),
-            more => Err(MessageError::TrailingBytes(more)),
+            more => Err(YWebsocketMessageError::TrailingBytes(more)),
         }
     }
 
     /// Reads one message and advances the reader past it. After an error the rest of the frame cannot be read.
-    pub fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+    pub fn read(reader: &mut Reader<'a>) -> Result<Self, YWebsocketMessageError> {
         Ok(match reader.var_uint()? {
-            SYNC => Message::Sync(SyncMessage::read(reader)?),
-            AWARENESS => Message::Awareness(reader.var_bytes()?),
+            SYNC => YWebsocketMessage::Sync(SyncMessage::read(reader)?),
+            AWARENESS => YWebsocketMessage::Awareness(reader.var_bytes()?),
             AUTH => match reader.var_uint()? {
-                0 => Message::PermissionDenied(reader.var_str()?),
-                other => return Err(MessageError::UnknownType(other)),
+                0 => YWebsocketMessage::PermissionDenied(reader.var_str()?),
+                other => return Err(YWebsocketMessageError::UnknownType(other)),
             },
-            QUERY_AWARENESS => Message::QueryAwareness,
-            other => return Err(MessageError::UnknownType(other)),
+            QUERY_AWARENESS => YWebsocketMessage::QueryAwareness,
+            other => return Err(YWebsocketMessageError::UnknownType(other)),
         })
     }
 
@@ -84,17 +84,17 @@ impl<'a> Message<'a> {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Message::Sync(sync) => return sync.encode_plain(),
-            Message::Awareness(update) => {
+            YWebsocketMessage::Sync(sync) => return sync.encode_plain(),
+            YWebsocketMessage::Awareness(update) => {
                 write_var_uint(&mut out, AWARENESS);
                 write_var_bytes(&mut out, update);
             }
-            Message::PermissionDenied(reason) => {
+            YWebsocketMessage::PermissionDenied(reason) => {
                 write_var_uint(&mut out, AUTH);
                 write_var_uint(&mut out, 0);
                 write_var_bytes(&mut out, reason.as_bytes());
             }
-            Message::QueryAwareness => write_var_uint(&mut out, QUERY_AWARENESS),
+            YWebsocketMessage::QueryAwareness => write_var_uint(&mut out, QUERY_AWARENESS),
         }
         out
     }

@@ -39,5 +39,5 @@ pub use pending_updates::PendingLimits;
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };
-pub use replica::{Replica, Taken};
+pub use replica::{Replica, UpdateOutcome};
 pub use structs::{Pieces, StructStore, Superseded};

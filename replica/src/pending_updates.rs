@@ -7,7 +7,7 @@ use bytes::Bytes;
 use syncline_protocol::update::{StateClock, Verdict, needs};
 
 use super::clocks::Clocks;
-use super::replica::{Relation, Replica, Taken};
+use super::replica::{Relation, Replica, UpdateOutcome};
 
 /// Limits for pending updates.
 #[derive(Debug, Clone, Copy)]
@@ -56,18 +56,18 @@ impl Replica {
     }
 
     /// Keeps an update with missing dependencies.
-    pub(crate) fn add_pending(&mut self, update: &Bytes, verdict: &Verdict, limits: &PendingLimits) -> Taken {
+    pub(crate) fn add_pending(&mut self, update: &Bytes, verdict: &Verdict, limits: &PendingLimits) -> UpdateOutcome {
         if self.pending().any(|pending| pending == update) {
-            return Taken::Known;
+            return UpdateOutcome::Known;
         }
         if self.pending.len() >= limits.updates || self.pending_bytes + update.len() > limits.bytes {
-            return Taken::NoRoom;
+            return UpdateOutcome::NoRoom;
         }
         // A copy, because a slice would keep the whole received frame in memory.
         let needs = needs(update, &self.clocks).unwrap_or_default();
         self.pending.push(PendingUpdate { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
         self.pending_bytes += update.len();
-        Taken::Pending
+        UpdateOutcome::Pending
     }
 
     /// Applies every pending update whose dependencies have arrived, until a pass releases none. After an error the replica

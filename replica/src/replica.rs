@@ -26,7 +26,7 @@ use super::yrs_input::UpdatePreparer;
 
 /// The outcome of [`Replica::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum UpdateOutcome {
     /// The document already had everything in the update.
     Known,
     /// The update changed the document, and may have released pending updates.
@@ -91,10 +91,10 @@ impl Replica {
     }
 
     /// Applies one scanned v1 update, or keeps it pending.
-    pub fn take(&mut self, update: &Bytes, limits: &PendingLimits) -> Result<Taken, CrdtError> {
+    pub fn take(&mut self, update: &Bytes, limits: &PendingLimits) -> Result<UpdateOutcome, CrdtError> {
         let (relation, verdict) = self.classify(update)?;
         match relation {
-            Relation::Known => return Ok(Taken::Known),
+            Relation::Known => return Ok(UpdateOutcome::Known),
             Relation::Pending => return Ok(self.add_pending(update, &verdict, limits)),
             Relation::Applicable => {}
         }
@@ -105,9 +105,9 @@ impl Replica {
             return Err(CrdtError::Broken("structs of the update depend on each other in a cycle".into()));
         }
         if !changed {
-            return Ok(Taken::Known);
+            return Ok(UpdateOutcome::Known);
         }
-        Ok(if self.apply_released().is_ok() { Taken::Changed } else { Taken::BrokenByReleased })
+        Ok(if self.apply_released().is_ok() { UpdateOutcome::Changed } else { UpdateOutcome::BrokenByReleased })
     }
 
     /// Takes the pending updates that were released, in the order in which they were applied.
@@ -217,11 +217,15 @@ mod tests {
         let updates = typing_updates(&["a", "b", "c", "d"]);
         let mut replica = Replica::default();
         for update in updates[1..].iter().rev() {
-            assert_eq!(replica.take(update, &PendingLimits::NONE), Ok(Taken::Pending));
-            assert_eq!(replica.take(update, &PendingLimits::NONE), Ok(Taken::Known), "a duplicate is not kept twice");
+            assert_eq!(replica.take(update, &PendingLimits::NONE), Ok(UpdateOutcome::Pending));
+            assert_eq!(
+                replica.take(update, &PendingLimits::NONE),
+                Ok(UpdateOutcome::Known),
+                "a duplicate is not kept twice"
+            );
         }
         assert_eq!(replica.encode().unwrap()[..], [0, 0], "yrs has seen none of it");
-        assert_eq!(replica.take(&updates[0], &PendingLimits::NONE), Ok(Taken::Changed));
+        assert_eq!(replica.take(&updates[0], &PendingLimits::NONE), Ok(UpdateOutcome::Changed));
         assert_eq!(replica.pending().len(), 0);
         assert_eq!(replica.pending_bytes, 0);
         let in_order = Replica::load(updates.into_iter()).unwrap();
@@ -233,7 +237,10 @@ mod tests {
         // GC ranges 82..86 and 81..85 of client 1: merging them as pending underflows a length in yrs 0.28.1.
         let mut replica = Replica::default();
         for update in [[1, 1, 1, 82, 0, 4, 0], [1, 1, 1, 81, 0, 4, 0]] {
-            assert_eq!(replica.take(&Bytes::copy_from_slice(&update), &PendingLimits::NONE), Ok(Taken::Pending));
+            assert_eq!(
+                replica.take(&Bytes::copy_from_slice(&update), &PendingLimits::NONE),
+                Ok(UpdateOutcome::Pending)
+            );
         }
         assert_eq!(replica.pending().len(), 2);
     }
@@ -242,6 +249,6 @@ mod tests {
     fn known_update_changes_nothing() {
         let updates = typing_updates(&["a", "b"]);
         let mut replica = Replica::load(updates.clone().into_iter()).unwrap();
-        assert_eq!(replica.take(&updates[1], &PendingLimits::NONE), Ok(Taken::Known));
+        assert_eq!(replica.take(&updates[1], &PendingLimits::NONE), Ok(UpdateOutcome::Known));
     }
 }

@@ -44,7 +44,7 @@ pub struct Exported {
 
 /// The effect of importing an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum ImportEffect {
     /// The document already has everything in the update.
     Nothing,
     /// The update changes the document.
@@ -127,11 +127,11 @@ pub fn parse(file: Bytes, format: Format) -> Result<Bytes, ImportExportError> {
 }
 
 /// Applies a scanned update to a copy of the document. `None`: the document does not exist yet.
-pub fn check(stored: Option<Stored>, update: &Bytes) -> Result<Change, ImportExportError> {
+pub fn check(stored: Option<Stored>, update: &Bytes) -> Result<ImportEffect, ImportExportError> {
     let mut document = build(stored)?;
     match document.take(update)? {
-        Entered::Known => Ok(Change::Nothing),
-        Entered::Changed => Ok(Change::Something),
+        Entered::Known => Ok(ImportEffect::Nothing),
+        Entered::Changed => Ok(ImportEffect::Something),
         Entered::Pending | Entered::NoRoom | Entered::Full(_) => Err(ImportExportError::MissingDependencies),
     }
 }

@@ -23,6 +23,7 @@ mod outbox;
 mod registry;
 mod server;
 mod session;
+mod unix_time;
 mod websocket;
 
 pub use admin::AdminSocket;

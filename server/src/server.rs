@@ -119,7 +119,7 @@ impl Listener {
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Connections(Arc<Shared>);
+pub struct Connections(Arc<ServerContext>);
 
 impl Connections {
     /// Serves a connection until it ends or the server stops. `peer` is the address for which it is counted, and which the
@@ -133,7 +133,7 @@ impl Connections {
 /// A running server.
 pub struct Server {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
     accepting: tokio::task::JoinHandle<()>,
     sessions: TaskTracker,
     admin: TaskTracker,
@@ -142,7 +142,7 @@ pub struct Server {
     log: Log,
 }
 
-struct Shared {
+struct ServerContext {
     context: Arc<Context>,
     log: Log,
     /// Answers the requests to the main port that are not WebSocket handshakes.
@@ -186,7 +186,7 @@ impl Server {
             let (context, log) = (Arc::clone(&context), log.clone());
             move || readiness(&context, &log)
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerContext {
             context,
             log: log.clone(),
             routes: routes::Public::new(config.path_prefix.clone(), readiness),

@@ -77,7 +77,7 @@ pub(crate) enum FrameError {
 
 /// A frame whose payload is being read.
 #[derive(Debug)]
-struct Frame {
+struct IncomingFrame {
     opcode: u8,
     is_last: bool,
     mask: [u8; 4],
@@ -101,7 +101,7 @@ enum Handling {
 #[derive(Debug)]
 pub(crate) struct Decoder {
     max_message_bytes: usize,
-    frame: Option<Frame>,
+    frame: Option<IncomingFrame>,
     reads_texts: bool,
     /// A message has begun and not ended.
     within_message: bool,
@@ -269,7 +269,7 @@ impl Decoder {
         is_last.then(|| Bytes::from(std::mem::take(&mut self.message)))
     }
 
-    fn check(&mut self, frame: &Frame) -> Result<(), FrameError> {
+    fn check(&mut self, frame: &IncomingFrame) -> Result<(), FrameError> {
         match frame.opcode {
             CLOSE | PING | PONG => return Ok(()),
             CONTINUATION if !self.within_message => {
@@ -301,7 +301,7 @@ impl Decoder {
 }
 
 /// Decodes a frame header and returns its length with it; `None` if it is incomplete.
-fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
+fn parse_head(input: &[u8]) -> Result<Option<(IncomingFrame, usize)>, FrameError> {
     let &[first, second, ..] = input else { return Ok(None) };
     if first & RESERVED_BITS != 0 {
         return Err(FrameError::Protocol("a reserved bit is set, but no extension was negotiated"));
@@ -325,11 +325,11 @@ fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
     }
     let Some(&[a, b, c, d]) = input.get(at..at + 4) else { return Ok(None) };
     let left = usize::try_from(len).map_err(|_| FrameError::TooLarge)?;
-    Ok(Some((Frame { opcode, is_last, mask: [a, b, c, d], left }, at + 4)))
+    Ok(Some((IncomingFrame { opcode, is_last, mask: [a, b, c, d], left }, at + 4)))
 }
 
 /// Stores part of a frame's payload, not its end.
-fn take_part(message: &mut Vec<u8>, frame: &mut Frame, mut part: BytesMut) {
+fn take_part(message: &mut Vec<u8>, frame: &mut IncomingFrame, mut part: BytesMut) {
     unmask(&mut part, frame.mask);
     frame.mask.rotate_left(part.len() % 4);
     frame.left -= part.len();

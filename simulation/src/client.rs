@@ -243,15 +243,15 @@ impl Client {
         saved.into_iter().collect()
     }
 
-    fn map_session_event(&mut self, event: session::Event) -> Vec<ClientEvent> {
+    fn map_session_event(&mut self, event: session::SessionEvent) -> Vec<ClientEvent> {
         match event {
-            session::Event::Saved(through) => {
+            session::SessionEvent::Saved(through) => {
                 let from = std::mem::replace(&mut self.saved, through) as usize;
                 let saved = self.edits.get(from..through as usize).unwrap_or_default();
                 saved.iter().map(|action| ClientEvent::Saved(*action)).collect()
             }
-            session::Event::Synced => vec![ClientEvent::Synced],
-            session::Event::Denied(_) => vec![ClientEvent::Deleted],
+            session::SessionEvent::Synced => vec![ClientEvent::Synced],
+            session::SessionEvent::Denied(_) => vec![ClientEvent::Deleted],
             other => vec![ClientEvent::Other(format!("{other:?}"))],
         }
     }

@@ -143,8 +143,8 @@ impl AsyncRead for ServerEnd {
 }
 
 impl Socket for ServerEnd {
-    type Read = Self;
-    type Wire = ServerWire;
+    type ReadHalf = Self;
+    type WriteHalf = ServerWire;
 
     fn split(self) -> (Self, ServerWire) {
         let wire = ServerWire(self.0.clone());

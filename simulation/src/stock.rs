@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use syncline_client::Dialect;
-use syncline_client::session::{Echo, Event, Outputs, Session, SessionConfig};
+use syncline_client::session::{Echo, Session, SessionConfig, SessionEvent, SessionOutputs};
 use syncline_protocol::close::Close;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::EMPTY_UPDATE;
-use syncline_protocol::{hocuspocus, ywebsocket};
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use yrs::{ReadTxn, TransactionMut};
 
 use crate::socket::Socket;
@@ -28,7 +29,7 @@ pub struct Stock {
     pub has_unsent_peer_changes: bool,
     /// The close code with which the server ended the last connection permanently.
     pub refused: Option<u16>,
-    events: Vec<Event>,
+    events: Vec<SessionEvent>,
 }
 
 impl Stock {
@@ -59,7 +60,7 @@ impl Stock {
     pub fn connect(&mut self, socket: Socket) {
         self.socket = Some(socket);
         (self.has_unsent_peer_changes, self.refused) = (false, None);
-        let mut out = Outputs::default();
+        let mut out = SessionOutputs::default();
         self.session.connected(&mut out);
         self.flush(out);
     }
@@ -74,7 +75,7 @@ impl Stock {
 
     /// Handles a message from the server.
     pub fn received(&mut self, frame: &Bytes) -> Result<(), String> {
-        let mut out = Outputs::default();
+        let mut out = SessionOutputs::default();
         let received = self.session.received(frame, &mut out);
         self.flush(out);
         received.map_err(|error| error.to_string())
@@ -92,15 +93,15 @@ impl Stock {
         self.has_unsent_peer_changes = true;
         let message = SyncMessage::Update(&update);
         let frame = match self.dialect {
-            Dialect::YWebsocket => ywebsocket::Message::Sync(message).encode(),
-            Dialect::Hocuspocus => hocuspocus::Message::Sync(message).encode(name.as_str()),
+            Dialect::YWebsocket => YWebsocketMessage::Sync(message).encode(),
+            Dialect::Hocuspocus => HocuspocusMessage::Sync(message).encode(name.as_str()),
         };
         Some(self.received(&frame.into()))
     }
 
     /// Edits the document.
     pub fn edit(&mut self, change: impl FnOnce(&mut TransactionMut<'_>)) {
-        let (mut out, before) = (Outputs::default(), self.session.unsaved());
+        let (mut out, before) = (SessionOutputs::default(), self.session.unsaved());
         self.session.edit(change, &mut out);
         self.edits += self.session.unsaved() - before;
         self.flush(out);
@@ -108,22 +109,22 @@ impl Stock {
 
     /// Sets the awareness state.
     pub fn set_awareness(&mut self, state: String) {
-        let mut out = Outputs::default();
+        let mut out = SessionOutputs::default();
         self.session.set_presence(Some(state), &mut out);
         self.flush(out);
     }
 
     /// The events since the last call.
-    pub fn take_events(&mut self) -> Vec<Event> {
+    pub fn take_events(&mut self) -> Vec<SessionEvent> {
         std::mem::take(&mut self.events)
     }
 
-    fn flush(&mut self, out: Outputs) {
+    fn flush(&mut self, out: SessionOutputs) {
         if let Some(socket) = &mut self.socket {
             out.frames.into_iter().for_each(|frame| socket.send(frame));
         }
         // Hocuspocus denies a deleted document without closing the socket. The simulation denies nothing else.
-        if out.events.iter().any(|event| matches!(event, Event::Denied(_))) {
+        if out.events.iter().any(|event| matches!(event, SessionEvent::Denied(_))) {
             self.refused = Some(Close::DocumentDeleted.code());
         }
         self.events.extend(out.events);

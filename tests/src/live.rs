@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use syncline_log::memory::MemoryStore;
 use syncline_log::store::{Store, StoreError, Stored, Write};
-use syncline_protocol::hocuspocus::{self, End, Frame};
+use syncline_protocol::hocuspocus::{End, Frame, HocuspocusMessage};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant, OpenToAll};
 use syncline_server::config::{Config, RawConfig};
 use syncline_server::{Listener, Server};
@@ -138,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// y-websocket: sends a sync message.
     pub async fn sync(&mut self, message: SyncMessage<'_>) {
-        self.send(ywebsocket::Message::Sync(message).encode()).await;
+        self.send(YWebsocketMessage::Sync(message).encode()).await;
     }
 
     /// y-websocket: receives the next sync message and returns its type (0, 1, 2) and payload; skips awareness.
@@ -150,10 +150,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     async fn next_sync(&mut self) -> (u8, Vec<u8>) {
         loop {
             let Incoming::Frame(frame) = self.next().await else { panic!("closed while waiting for a sync message") };
-            match ywebsocket::Message::decode(&frame).expect("one message per frame") {
-                ywebsocket::Message::Sync(SyncMessage::Step1(payload)) => return (0, payload.to_vec()),
-                ywebsocket::Message::Sync(SyncMessage::Step2(payload)) => return (1, payload.to_vec()),
-                ywebsocket::Message::Sync(SyncMessage::Update(payload)) => return (2, payload.to_vec()),
+            match YWebsocketMessage::decode(&frame).expect("one message per frame") {
+                YWebsocketMessage::Sync(SyncMessage::Step1(payload)) => return (0, payload.to_vec()),
+                YWebsocketMessage::Sync(SyncMessage::Step2(payload)) => return (1, payload.to_vec()),
+                YWebsocketMessage::Sync(SyncMessage::Update(payload)) => return (2, payload.to_vec()),
                 _ => {}
             }
         }
@@ -173,20 +173,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Hocuspocus: sends `message` to the document `address`.
-    pub async fn send_to(&mut self, address: &str, message: hocuspocus::Message<'_>) {
+    pub async fn send_to(&mut self, address: &str, message: HocuspocusMessage<'_>) {
         self.send(message.encode(address)).await;
     }
 
     /// Hocuspocus: opens a document and syncs like the provider, until the server acknowledges the step 2.
     pub async fn open_document(&mut self, address: &str, token: &str) {
-        self.send_to(address, hocuspocus::Message::Token { token, version: Some("4.8.0") }).await;
-        self.send_to(address, hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
-        self.send_to(address, hocuspocus::Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-        self.receive_until(|at, message| at == address && *message == hocuspocus::Message::SyncStatus(true)).await;
+        self.send_to(address, HocuspocusMessage::Token { token, version: Some("4.8.0") }).await;
+        self.send_to(address, HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+        self.send_to(address, HocuspocusMessage::Sync(SyncMessage::Step2(&[0, 0]))).await;
+        self.receive_until(|at, message| at == address && *message == HocuspocusMessage::SyncStatus(true)).await;
     }
 
     /// Hocuspocus: receives messages until `wanted` returns true for an address and a message.
-    pub async fn receive_until(&mut self, mut wanted: impl FnMut(&str, &hocuspocus::Message<'_>) -> bool) {
+    pub async fn receive_until(&mut self, mut wanted: impl FnMut(&str, &HocuspocusMessage<'_>) -> bool) {
         in_time(async {
             loop {
                 let Incoming::Frame(frame) = self.next().await else { panic!("closed while waiting for a message") };

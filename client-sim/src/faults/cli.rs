@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::scenario::{self, Scenario, ScenarioCounts, Setup, Verdict};
 use super::{device_process, kill_test, soak};
-use crate::server;
+use crate::server::ServerBinary;
 
 /// Number of failures printed in full.
 const SHOWN: usize = 3;
@@ -19,9 +19,8 @@ const SHOWN: usize = 3;
 /// Arguments that all three commands share.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
-    /// Server binary [default: `syncline` in the directory of this program]
-    #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
-    server_bin: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerBinary,
     /// Script that runs the npm clients of a scenario.
     #[arg(long, value_name = "FILE", default_value = "tests/node/support/scenario-actor.mjs")]
     node_actor: PathBuf,
@@ -36,7 +35,7 @@ pub(crate) struct Common {
 impl Common {
     fn setup(&self, seed: u64) -> Result<Setup> {
         Ok(Setup {
-            program: server::program(self.server_bin.as_deref())?,
+            program: self.server.path()?,
             seed,
             verbose: false,
             shared: None,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use self::measures::{MEASURES, Measure, Stage};
 use self::programs::{RunningProgram, can_pin};
 use self::table::{Rounds, Table};
-use crate::server;
+use crate::server::ServerBinary;
 
 /// Document name for scenarios that fill a document and restart the server.
 const DOCUMENT: &str = "bench";
@@ -48,9 +48,8 @@ pub(crate) struct BenchArgs {
     /// Finish in about a minute: one round, short spans, and only scenarios that allow it.
     #[arg(long)]
     short: bool,
-    /// Server binary [default: `syncline` in the directory of this program]
-    #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
-    server_bin: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerBinary,
     /// Directory for the server's data; choose a disk like the one in production [default: the temporary directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -75,7 +74,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         "no scenario matches; the scenarios are: {}",
         MEASURES.iter().map(|it| it.scenario).collect::<Vec<_>>().join(", ")
     );
-    let bench = Bench { args, program: server::program(args.server_bin.as_deref())? };
+    let bench = Bench { args, program: args.server.path()? };
     let rounds = if args.short { 1 } else { args.rounds.max(1) };
     let mut results: Vec<Vec<Rounds>> = chosen.iter().map(|it| vec![Rounds::default(); it.rows.len()]).collect();
     let mut notes = BenchNotes::default();

@@ -14,6 +14,8 @@ use bytes::{Buf, Bytes};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 
 use crate::load::hub::{ACCEPT, KEY, RELAY_NAME};
 use crate::load::marker;
@@ -114,8 +116,8 @@ fn answer_frame(bytes: Option<usize>) -> Bytes {
         marker::write_update(&mut update, 1, 0, 0, bytes.max(marker::MARKER_CHARS));
         update
     });
-    let sync = syncline_protocol::sync::SyncMessage::Step2(&update);
-    let message = syncline_protocol::ywebsocket::Message::Sync(sync).encode();
+    let sync = SyncMessage::Step2(&update);
+    let message = YWebsocketMessage::Sync(sync).encode();
     let mut out = Vec::new();
     frame::write_plain(&mut out, frame::BINARY, &message);
     out.into()

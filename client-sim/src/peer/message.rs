@@ -3,11 +3,11 @@
 
 use anyhow::{Result, bail};
 use syncline_protocol::awareness::{self, AwarenessEntry};
-use syncline_protocol::hocuspocus::{self, PONG_FRAME};
+use syncline_protocol::hocuspocus::{HocuspocusMessage, PONG_FRAME};
 use syncline_protocol::native::{Resume, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::varint::{ReadError, Reader};
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 
 use super::Dialect;
 
@@ -60,7 +60,7 @@ pub(super) fn hello(dialect: Dialect, document: &str, token: &str, state_vector:
             vec![ToServer::Hello { version: VERSION, device }.encode(), open.encode()]
         }
         Dialect::Hocuspocus => {
-            vec![hocuspocus::Message::Token { token, version: None }.encode(document), step_1()]
+            vec![HocuspocusMessage::Token { token, version: None }.encode(document), step_1()]
         }
         Dialect::YWebsocket => vec![step_1()],
     }
@@ -87,8 +87,8 @@ pub(super) fn update(dialect: Dialect, document: &str, batch: u64, update: &[u8]
 /// A sync message; native has none.
 fn sync(dialect: Dialect, document: &str, sync: SyncMessage<'_>) -> Vec<u8> {
     match dialect {
-        Dialect::Hocuspocus => hocuspocus::Message::Sync(sync).encode(document),
-        Dialect::YWebsocket | Dialect::Native => ywebsocket::Message::Sync(sync).encode(),
+        Dialect::Hocuspocus => HocuspocusMessage::Sync(sync).encode(document),
+        Dialect::YWebsocket | Dialect::Native => YWebsocketMessage::Sync(sync).encode(),
     }
 }
 
@@ -100,8 +100,8 @@ pub(super) fn awareness(dialect: Dialect, document: &str, client: u64, clock: u6
     let update = awareness::encode([AwarenessEntry { client, clock, state: &state }].into_iter());
     match dialect {
         Dialect::Native => ToServer::Presence { channel: CHANNEL, update: &update }.encode(),
-        Dialect::Hocuspocus => hocuspocus::Message::Awareness(&update).encode(document),
-        Dialect::YWebsocket => ywebsocket::Message::Awareness(&update).encode(),
+        Dialect::Hocuspocus => HocuspocusMessage::Awareness(&update).encode(document),
+        Dialect::YWebsocket => YWebsocketMessage::Awareness(&update).encode(),
     }
 }
 
@@ -202,9 +202,9 @@ mod tests {
             assert_eq!(classify(dialect, &awareness(dialect, "d", 7, 1)).unwrap(), MessageHead::Awareness);
         }
         let dialect = Dialect::Hocuspocus;
-        let status = hocuspocus::Message::SyncStatus(true).encode("d");
+        let status = HocuspocusMessage::SyncStatus(true).encode("d");
         assert_eq!(classify(dialect, &status).unwrap(), MessageHead::Status { saved: true });
-        let denied = hocuspocus::Message::PermissionDenied("no").encode("d");
+        let denied = HocuspocusMessage::PermissionDenied("no").encode("d");
         assert_eq!(classify(dialect, &denied).unwrap(), MessageHead::Closed { code: 0, reason: "no" });
         assert_eq!(classify(dialect, &[9]).unwrap(), MessageHead::Ping);
     }
@@ -213,7 +213,7 @@ mod tests {
     fn awareness_message_passes_the_server_check() {
         let scan = |update| awareness::AwarenessUpdate::scan(update, &Default::default()).unwrap().len();
         let message = awareness(Dialect::YWebsocket, "d", 7, 3);
-        let Ok(ywebsocket::Message::Awareness(update)) = ywebsocket::Message::decode(&message) else {
+        let Ok(YWebsocketMessage::Awareness(update)) = YWebsocketMessage::decode(&message) else {
             panic!("not an awareness message")
         };
         assert_eq!(scan(update), 1);

@@ -249,11 +249,11 @@ impl Peer {
 
 #[cfg(test)]
 mod tests {
-    use syncline_protocol::hocuspocus;
+    use syncline_protocol::hocuspocus::HocuspocusMessage;
     use syncline_protocol::ids::{Epoch, Seq};
     use syncline_protocol::native::{Cursor, Resume, ToClient};
     use syncline_protocol::sync::SyncMessage;
-    use syncline_protocol::ywebsocket;
+    use syncline_protocol::ywebsocket::YWebsocketMessage;
 
     use super::*;
 
@@ -272,8 +272,8 @@ mod tests {
     fn document_is_joined_with_the_last_piece_of_the_answer() {
         let update = [5; 40];
         for (dialect, answer) in [
-            (Dialect::YWebsocket, ywebsocket::Message::Sync(SyncMessage::Step2(&update)).encode()),
-            (Dialect::Hocuspocus, hocuspocus::Message::Sync(SyncMessage::Step2(&update)).encode("d")),
+            (Dialect::YWebsocket, YWebsocketMessage::Sync(SyncMessage::Step2(&update)).encode()),
+            (Dialect::Hocuspocus, HocuspocusMessage::Sync(SyncMessage::Step2(&update)).encode("d")),
             (Dialect::Native, ToClient::Diff { channel: 1, seq: Seq(3), update: &update }.encode()),
         ] {
             let mut peer = peer(dialect);
@@ -290,9 +290,9 @@ mod tests {
     #[test]
     fn servers_step_1_and_ping_are_answered() {
         let mut stock = peer(Dialect::YWebsocket);
-        let step_1 = ywebsocket::Message::Sync(SyncMessage::Step1(&EMPTY_STATE_VECTOR)).encode();
+        let step_1 = YWebsocketMessage::Sync(SyncMessage::Step1(&EMPTY_STATE_VECTOR)).encode();
         let (_, reply) = pass(&mut stock, &step_1);
-        assert_eq!(reply.unwrap(), ywebsocket::Message::Sync(SyncMessage::Step2(&[0, 0])).encode());
+        assert_eq!(reply.unwrap(), YWebsocketMessage::Sync(SyncMessage::Step2(&[0, 0])).encode());
         let (_, reply) = pass(&mut peer(Dialect::Hocuspocus), &[9]);
         assert_eq!(reply.unwrap(), [10]);
         let cursor = Cursor { epoch: Epoch(1), seq: Seq(0) };
@@ -305,10 +305,10 @@ mod tests {
     fn status_of_a_step_2_between_updates_is_no_answer_to_an_update() {
         let mut peer = peer(Dialect::Hocuspocus);
         peer.update(&[0, 0]);
-        let step_1 = hocuspocus::Message::Sync(SyncMessage::Step1(&EMPTY_STATE_VECTOR)).encode("d");
+        let step_1 = HocuspocusMessage::Sync(SyncMessage::Step1(&EMPTY_STATE_VECTOR)).encode("d");
         pass(&mut peer, &step_1);
         peer.update(&[0, 0]);
-        let status = |saved| hocuspocus::Message::SyncStatus(saved).encode("d");
+        let status = |saved| HocuspocusMessage::SyncStatus(saved).encode("d");
         let meanings = [true, true, false].map(|saved| pass(&mut peer, &status(saved)).0);
         assert_eq!(meanings, ["Saved(1)", "Other", "Refused(\"SyncStatus(0)\")"]);
     }

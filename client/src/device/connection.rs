@@ -68,7 +68,7 @@ impl Task {
         let message = match ToClient::decode(frame) {
             Ok(message) => message,
             // A message type of a newer server.
-            Err(native::MessageError::UnknownType(_)) => return Ok(()),
+            Err(native::NativeMessageError::UnknownType(_)) => return Ok(()),
             Err(error) => return Err(format!("the server sent an invalid message: {error}")),
         };
         if let ToClient::Welcome { version, time_ms, max_message_bytes } = message {

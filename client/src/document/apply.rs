@@ -4,7 +4,7 @@ use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, delete_set, scan_update};
-use syncline_replica::{PendingLimits, Taken};
+use syncline_replica::{PendingLimits, UpdateOutcome};
 
 use super::core::{Core, Origin, Outputs};
 use super::journal::Note;
@@ -17,13 +17,13 @@ impl Core {
         let update = Bytes::copy_from_slice(update);
         self.track_overlaps(&update);
         match self.replica.take(&update, &PendingLimits::default()) {
-            Ok(Taken::Known) => self.keep_deletions(seq, &update, out),
-            Ok(taken @ (Taken::Changed | Taken::BrokenByReleased)) => {
+            Ok(UpdateOutcome::Known) => self.keep_deletions(seq, &update, out),
+            Ok(taken @ (UpdateOutcome::Changed | UpdateOutcome::BrokenByReleased)) => {
                 for update in std::iter::once(update).chain(self.replica.take_released()) {
                     self.append_update(update.clone(), Origin::Remote(seq));
                     self.note(Note::Remote { seq, update }, out);
                 }
-                if taken == Taken::BrokenByReleased {
+                if taken == UpdateOutcome::BrokenByReleased {
                     // The CRDT is unusable after a panic; the update that caused it was not kept.
                     self.rebuild();
                 }
@@ -31,7 +31,7 @@ impl Core {
                 out.events.push(Event::Changed);
             }
             // The server sends no update before its dependencies, so something is missing here: request it.
-            Ok(Taken::Pending | Taken::NoRoom) => self.request_missing(out),
+            Ok(UpdateOutcome::Pending | UpdateOutcome::NoRoom) => self.request_missing(out),
             Err(error) => {
                 self.rebuild();
                 return Err(bad_update(error));

@@ -23,7 +23,7 @@ use super::journal::Note;
 use super::queue::{Queue, State};
 use super::sync::Link;
 use crate::types::clock::{MAX_DRIFT_MS, Stamp};
-use crate::types::lww_map::LwwMap;
+use crate::types::lww_map::LwwMapRoot;
 
 /// The clock offset of the queue's stamps, and the offset known now. Offsets are added to the device's clock.
 #[derive(Debug, Clone, Default)]
@@ -137,7 +137,7 @@ impl Core {
     }
 
     /// Returns this device's writes to latest-wins maps that no other replica has seen, by map.
-    fn unsaved_writes(&self, device: Ulid) -> Vec<(LwwMap, Vec<(String, Stamp)>)> {
+    fn unsaved_writes(&self, device: Ulid) -> Vec<(LwwMapRoot, Vec<(String, Stamp)>)> {
         let server_has = self.server_has().map_or_else(HashMap::new, |has| state_vector_entries(has).collect());
         let sent = self.queue.sent_ids();
         // Without the saved state, unseen writes cannot be determined.
@@ -154,7 +154,7 @@ impl Core {
             sequences.map(|(name, _)| name.to_owned()).collect()
         });
         let writes = |root: String| {
-            let map = LwwMap::new(root);
+            let map = LwwMapRoot::new(root);
             let mut own = self.replica.read(|txn| map.writes_of(txn, &device));
             let known = saved.read(|txn| map.writes_of(txn, &device));
             own.retain(|write| !known.contains(write));
@@ -189,13 +189,13 @@ mod tests {
     fn write(core: &mut Core, id: u128, at_ms: u64, key: &str, out: &mut Outputs) {
         let mut hlc = Hlc::new(DEVICE.to_string());
         let set = |txn: &mut yrs::TransactionMut<'_>| {
-            LwwMap::new("map").set(txn, &mut hlc, at_ms, key, &Value::Null).unwrap();
+            LwwMapRoot::new("map").set(txn, &mut hlc, at_ms, key, &Value::Null).unwrap();
         };
         core.edit(id, at_ms, set, out).unwrap();
     }
 
     fn stamps(core: &Core) -> Vec<Stamp> {
-        core.read(|txn| LwwMap::new("map").winners(txn)).into_values().map(|entry| entry.stamp).collect()
+        core.read(|txn| LwwMapRoot::new("map").winners(txn)).into_values().map(|entry| entry.stamp).collect()
     }
 
     /// Restarts the app: loads a core from the journal writes in `out`.
@@ -257,7 +257,7 @@ mod tests {
         let ToServer::Change { update, .. } = ToServer::decode(frame).unwrap() else { panic!("not a change") };
         let server = Replica::load(std::iter::once(Bytes::copy_from_slice(update))).unwrap();
         let right = stamp_of(NOW_MS.strict_add_signed(DAY_MS));
-        let arrived = server.read(|txn| LwwMap::new("map").writes_of(txn, &DEVICE.to_string()));
+        let arrived = server.read(|txn| LwwMapRoot::new("map").writes_of(txn, &DEVICE.to_string()));
         assert_eq!(arrived, [("a".to_owned(), right)]);
     }
 
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(core.stamping_offset_ms(), 0, "same as the rest of the queue");
         assert_eq!(core.correct_stamps(DEVICE, 3, NOW_MS, &mut out), Some(DAY_MS));
         assert_eq!(core.stamping_offset_ms(), DAY_MS);
-        let winners = core.read(|txn| LwwMap::new("map").winners(txn));
+        let winners = core.read(|txn| LwwMapRoot::new("map").winners(txn));
         assert_eq!(winners["sent"].stamp, stamp_of(NOW_MS));
         assert!(winners["kept"].stamp >= stamp_of(NOW_MS.strict_add_signed(DAY_MS)));
     }
@@ -338,7 +338,7 @@ mod tests {
             assert!(core.connected(0, "d", "", NOW_MS, &mut out));
             core.received(&opened(Some(&[0])), 10, NOW_MS, &mut out).unwrap();
             assert_eq!(core.correct_stamps(DEVICE, 3, NOW_MS, &mut out), Some(DAY_MS));
-            let winners = core.read(|txn| LwwMap::new("map").winners(txn));
+            let winners = core.read(|txn| LwwMapRoot::new("map").winners(txn));
             assert_eq!(winners["sent"].stamp, stamp_of(NOW_MS), "restarted: {is_restarted}");
             assert!(winners["kept"].stamp >= stamp_of(NOW_MS.strict_add_signed(DAY_MS)));
         }

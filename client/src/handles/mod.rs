@@ -59,12 +59,12 @@ impl Document {
 
     /// Returns the latest-wins map named `root`: the newest write of each key wins, by time.
     pub fn lww_map(&self, root: &str) -> LwwMap {
-        LwwMap { document: self.clone(), map: types::LwwMap::new(root) }
+        LwwMap { document: self.clone(), map: types::LwwMapRoot::new(root) }
     }
 
     /// Returns the counter named `root`: concurrent increments add up.
     pub fn counter(&self, root: &str) -> Counter {
-        Counter { document: self.clone(), counter: types::Counter::new(root) }
+        Counter { document: self.clone(), counter: types::CounterRoot::new(root) }
     }
 
     /// Returns the choice register named `root`: concurrent writes are all kept until a user chooses one.

@@ -29,7 +29,7 @@ use crate::types::{self, RegisterState, Value};
 #[derive(Clone)]
 pub struct LwwMap {
     pub(super) document: Document,
-    pub(super) map: types::LwwMap,
+    pub(super) map: types::LwwMapRoot,
 }
 
 impl LwwMap {
@@ -92,7 +92,7 @@ impl LwwMap {
 #[derive(Clone)]
 pub struct Counter {
     pub(super) document: Document,
-    pub(super) counter: types::Counter,
+    pub(super) counter: types::CounterRoot,
 }
 
 impl Counter {

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use yrs::{Transaction, TransactionMut};
 
-use super::session::{AckKnowledge, Echo, Outputs, Session, SessionConfig};
+use super::session::{AckKnowledge, Echo, Session, SessionConfig, SessionOutputs};
 use crate::backoff::BackoffConfig;
 use crate::socket::Endpoint;
 use task::{Driver, Reply};
@@ -138,15 +138,15 @@ pub struct Status {
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<DriverCommand>,
     status: watch::Receiver<Status>,
 }
 
-type Work = Box<dyn FnOnce(&mut Session, &mut Outputs) -> Reply + Send>;
+type SessionWork = Box<dyn FnOnce(&mut Session, &mut SessionOutputs) -> Reply + Send>;
 
-enum Command {
+enum DriverCommand {
     /// Runs a closure on the session; its reply is sent after the status was updated.
-    Session(Work),
+    Session(SessionWork),
     GoOffline,
     GoOnline,
     Close,
@@ -263,7 +263,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
     pub async fn go_offline(&self) -> Result<(), ClientError> {
-        self.command(Command::GoOffline).await?;
+        self.command(DriverCommand::GoOffline).await?;
         self.wait_for(|status| (status.connection == Connection::Offline).then_some(Ok(()))).await
     }
 
@@ -272,28 +272,28 @@ impl Client {
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
     pub async fn go_online(&self) -> Result<(), ClientError> {
-        self.command(Command::GoOnline).await
+        self.command(DriverCommand::GoOnline).await
     }
 
     /// Sends queued frames, closes the connection and ends the task. Unsaved edits are lost: call
     /// [`Client::wait_until_saved`] first.
     pub async fn close(&self) {
-        if self.command(Command::Close).await.is_ok() {
+        if self.command(DriverCommand::Close).await.is_ok() {
             // An error means that the task has ended, which is the goal.
             drop(self.status.clone().wait_for(|status| status.connection == Connection::Closed).await);
         }
     }
 
-    async fn command(&self, command: Command) -> Result<(), ClientError> {
+    async fn command(&self, command: DriverCommand) -> Result<(), ClientError> {
         self.commands.send(command).await.map_err(|_| ClientError::Closed)
     }
 
     async fn with_session<R: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Session, &mut Outputs) -> R + Send + 'static,
+        work: impl FnOnce(&mut Session, &mut SessionOutputs) -> R + Send + 'static,
     ) -> Result<R, ClientError> {
         let (answer, result) = oneshot::channel();
-        let command = Command::Session(Box::new(move |session, out| {
+        let command = DriverCommand::Session(Box::new(move |session, out| {
             let done = work(session, out);
             // The caller may have been cancelled; the work is done anyway.
             Box::new(move || drop(answer.send(done)))

@@ -1,7 +1,7 @@
 //! PURE: the state machine of one document over one connection at a time, the same for both dialects.
 //!
 //! Inputs are methods: [`Session::connected`], [`Session::received`], [`Session::edit`], [`Session::disconnected`].
-//! Their results are added to [`Outputs`]: frames to send and events, in order.
+//! Their results are added to [`SessionOutputs`]: frames to send and events, in order.
 //!
 //! On a connection the client sends its state vector (SyncStep1), and the server answers with what the client lacks
 //! (SyncStep2): the session is synced. The server sends its own state vector, and the client answers with what the
@@ -56,7 +56,7 @@ pub struct SessionConfig {
 
 /// An event of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum SessionEvent {
     /// The document contains everything that the server had when it answered our SyncStep1. Once per connection.
     Synced,
     /// The server accepted the token. Hocuspocus only: y-websocket has no such message.
@@ -92,11 +92,11 @@ pub enum SessionError {
 
 /// The results of inputs. The session adds to them; the caller takes them out.
 #[derive(Debug, Default)]
-pub struct Outputs {
+pub struct SessionOutputs {
     /// Frames for the socket, in order.
     pub frames: Vec<Bytes>,
     /// Events, in order.
-    pub events: Vec<Event>,
+    pub events: Vec<SessionEvent>,
 }
 
 /// Whether the server acknowledges saved edits.
@@ -165,7 +165,7 @@ impl Session {
     }
 
     /// A connection was opened: sends token, SyncStep1 and awareness state.
-    pub fn connected(&mut self, out: &mut Outputs) {
+    pub fn connected(&mut self, out: &mut SessionOutputs) {
         self.disconnected();
         self.connected = true;
         out.frames.extend(self.wire.token());
@@ -187,14 +187,14 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] if the frame is invalid or the server closed the document; the connection must be closed then.
-    pub fn received(&mut self, frame: &[u8], out: &mut Outputs) -> Result<(), SessionError> {
+    pub fn received(&mut self, frame: &[u8], out: &mut SessionOutputs) -> Result<(), SessionError> {
         match self.wire.read(frame)? {
             Incoming::Sync(SyncMessage::Step1(state_vector)) => self.answer(state_vector, out)?,
             Incoming::Sync(SyncMessage::Step2(update)) => {
                 self.apply(update, out)?;
                 if !self.synced {
                     self.synced = true;
-                    out.events.push(Event::Synced);
+                    out.events.push(SessionEvent::Synced);
                 }
             }
             Incoming::Sync(SyncMessage::Update(update)) => match self.acks.echo(update) {
@@ -208,16 +208,16 @@ impl Session {
             Incoming::Awareness(update) => {
                 match self.awareness.apply(update).map_err(|error| SessionError::BadFrame(error.to_string()))? {
                     AwarenessChange::Unchanged => {}
-                    AwarenessChange::Changed => out.events.push(Event::Presence),
+                    AwarenessChange::Changed => out.events.push(SessionEvent::Presence),
                     AwarenessChange::DeclaredGone => self.send_awareness(out),
                 }
             }
             Incoming::QueryAwareness => self.send_awareness(out),
             Incoming::Authenticated(scope) => {
-                out.events.push(Event::Authenticated { read_only: scope == Scope::ReadOnly });
+                out.events.push(SessionEvent::Authenticated { read_only: scope == Scope::ReadOnly });
             }
             Incoming::TokenWanted => out.frames.extend(self.wire.token()),
-            Incoming::Denied(reason) => out.events.push(Event::Denied(reason.to_owned())),
+            Incoming::Denied(reason) => out.events.push(SessionEvent::Denied(reason.to_owned())),
             Incoming::Left(reason) => return Err(SessionError::Left(reason.to_owned())),
             Incoming::Ping => out.frames.push(self.wire.pong()),
             Incoming::Ignored => {}
@@ -227,7 +227,7 @@ impl Session {
 
     /// Changes the document, and sends the change immediately or with the next sync.
     // Without yrs' update observer, which makes an append up to a hundred times slower.
-    pub fn edit<R>(&mut self, change: impl FnOnce(&mut TransactionMut<'_>) -> R, out: &mut Outputs) -> R {
+    pub fn edit<R>(&mut self, change: impl FnOnce(&mut TransactionMut<'_>) -> R, out: &mut SessionOutputs) -> R {
         let (result, update) = {
             let mut txn = self.doc.transact_mut();
             let result = change(&mut txn);
@@ -249,7 +249,7 @@ impl Session {
     }
 
     /// Sets our awareness state (JSON), or clears it.
-    pub fn set_presence(&mut self, state: Option<String>, out: &mut Outputs) {
+    pub fn set_presence(&mut self, state: Option<String>, out: &mut SessionOutputs) {
         let update = self.awareness.set(state);
         if self.connected {
             out.frames.push(self.wire.awareness(&update));
@@ -262,7 +262,7 @@ impl Session {
     }
 
     /// Sends a message that keeps an idle connection alive: a ping, or in y-websocket our awareness state, if set.
-    pub fn keep_alive(&mut self, out: &mut Outputs) {
+    pub fn keep_alive(&mut self, out: &mut SessionOutputs) {
         match self.wire.ping() {
             Some(ping) => out.frames.push(ping),
             None => self.send_awareness(out),
@@ -289,12 +289,12 @@ impl Session {
         self.doc.transact().has_missing_updates()
     }
 
-    fn ask(&self, out: &mut Outputs) {
+    fn ask(&self, out: &mut SessionOutputs) {
         let state_vector = self.doc.transact().state_vector().encode_v1();
         out.frames.push(self.wire.sync(SyncMessage::Step1(&state_vector)));
     }
 
-    fn answer(&mut self, state_vector: &[u8], out: &mut Outputs) -> Result<(), SessionError> {
+    fn answer(&mut self, state_vector: &[u8], out: &mut SessionOutputs) -> Result<(), SessionError> {
         check_state_vector(state_vector)?;
         let theirs = StateVector::decode_v1(state_vector).map_err(bad_update)?;
         let update = self.doc.transact().encode_state_as_update_v1(&theirs);
@@ -312,7 +312,7 @@ impl Session {
     }
 
     /// Records the message that was just added to `out`, to match its answer.
-    fn expect_answer(&mut self, carried: Carried, update: Vec<u8>, out: &mut Outputs) {
+    fn expect_answer(&mut self, carried: Carried, update: Vec<u8>, out: &mut SessionOutputs) {
         match (self.wire.dialect(), self.echo) {
             // Matched by order; the bytes are not needed.
             (Dialect::Hocuspocus, _) => self.acks.sent(carried, Bytes::new()),
@@ -338,7 +338,7 @@ impl Session {
         carried == Carried::OneEdit && update_ranges(update).any(|range| range.client == own)
     }
 
-    fn apply(&mut self, update: &[u8], out: &mut Outputs) -> Result<(), SessionError> {
+    fn apply(&mut self, update: &[u8], out: &mut SessionOutputs) -> Result<(), SessionError> {
         check_update(update)?;
         let update = Update::decode_v1(update).map_err(bad_update)?;
         let (changed, missing) = {
@@ -347,7 +347,7 @@ impl Session {
             (txn.has_changes(), txn.has_missing_updates())
         };
         if changed {
-            out.events.push(Event::RemoteUpdate);
+            out.events.push(SessionEvent::RemoteUpdate);
         }
         // In Hocuspocus a step 1 is a new beginning: the server would acknowledge only the reply to its own step 1. A server
         // sends what was missing when it has it, and then what depended on it again.
@@ -358,17 +358,17 @@ impl Session {
         Ok(())
     }
 
-    fn send_awareness(&mut self, out: &mut Outputs) {
+    fn send_awareness(&mut self, out: &mut SessionOutputs) {
         if let Some(update) = self.awareness.renew() {
             out.frames.push(self.wire.awareness(&update));
         }
     }
 }
 
-fn push_answer(answer: Answer, out: &mut Outputs) {
+fn push_answer(answer: Answer, out: &mut SessionOutputs) {
     match answer {
-        Answer::Saved(through) => out.events.push(Event::Saved(through)),
-        Answer::Refused(through) => out.events.push(Event::Refused(through)),
+        Answer::Saved(through) => out.events.push(SessionEvent::Saved(through)),
+        Answer::Refused(through) => out.events.push(SessionEvent::Refused(through)),
         Answer::Nothing => {}
     }
 }

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use syncline_protocol::detect::Dialect;
-use syncline_protocol::hocuspocus::{self, End, Frame, PING_FRAME, PONG_FRAME, Scope, split_address};
+use syncline_protocol::hocuspocus::{
+    End, Frame, HocuspocusMessage, HocuspocusMessageError, PING_FRAME, PONG_FRAME, Scope, split_address,
+};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::{YWebsocketMessage, YWebsocketMessageError};
 
 use super::session::SessionError;
 
@@ -52,10 +54,9 @@ impl Wire {
     }
 
     fn read_hocuspocus<'a>(&self, frame: &'a [u8]) -> Result<Incoming<'a>, SessionError> {
-        use hocuspocus::Message;
         let (address, message) = match Frame::decode(frame, End::Client) {
             Ok(Frame::Ping) => return Ok(Incoming::Ping),
-            Ok(Frame::Pong) | Err(hocuspocus::MessageError::UnknownType(_)) => return Ok(Incoming::Ignored),
+            Ok(Frame::Pong) | Err(HocuspocusMessageError::UnknownType(_)) => return Ok(Incoming::Ignored),
             Ok(Frame::Addressed { address, message }) => (address, message),
             Err(error) => return Err(SessionError::BadFrame(error.to_string())),
         };
@@ -63,15 +64,17 @@ impl Wire {
             return Ok(Incoming::Ignored);
         }
         Ok(match message {
-            Message::Sync(sync) | Message::SyncReply(sync) => Incoming::Sync(sync),
-            Message::Awareness(update) => Incoming::Awareness(update),
-            Message::QueryAwareness => Incoming::QueryAwareness,
-            Message::TokenWanted => Incoming::TokenWanted,
-            Message::PermissionDenied(reason) => Incoming::Denied(reason),
-            Message::Authenticated(scope) => Incoming::Authenticated(scope),
-            Message::SyncStatus(saved) => Incoming::Status { saved },
-            Message::Close(reason) => Incoming::Left(reason),
-            Message::Token { .. } | Message::Stateless(_) | Message::BroadcastStateless(_) => Incoming::Ignored,
+            HocuspocusMessage::Sync(sync) | HocuspocusMessage::SyncReply(sync) => Incoming::Sync(sync),
+            HocuspocusMessage::Awareness(update) => Incoming::Awareness(update),
+            HocuspocusMessage::QueryAwareness => Incoming::QueryAwareness,
+            HocuspocusMessage::TokenWanted => Incoming::TokenWanted,
+            HocuspocusMessage::PermissionDenied(reason) => Incoming::Denied(reason),
+            HocuspocusMessage::Authenticated(scope) => Incoming::Authenticated(scope),
+            HocuspocusMessage::SyncStatus(saved) => Incoming::Status { saved },
+            HocuspocusMessage::Close(reason) => Incoming::Left(reason),
+            HocuspocusMessage::Token { .. }
+            | HocuspocusMessage::Stateless(_)
+            | HocuspocusMessage::BroadcastStateless(_) => Incoming::Ignored,
         })
     }
 
@@ -80,7 +83,7 @@ impl Wire {
         match self.dialect {
             Dialect::YWebsocket => None,
             Dialect::Hocuspocus => {
-                let message = hocuspocus::Message::Token { token: &self.token, version: None };
+                let message = HocuspocusMessage::Token { token: &self.token, version: None };
                 Some(message.encode(self.document.as_str()).into())
             }
         }
@@ -88,15 +91,15 @@ impl Wire {
 
     pub(crate) fn sync(&self, sync: SyncMessage<'_>) -> Bytes {
         match self.dialect {
-            Dialect::YWebsocket => ywebsocket::Message::Sync(sync).encode().into(),
-            Dialect::Hocuspocus => hocuspocus::Message::Sync(sync).encode(self.document.as_str()).into(),
+            Dialect::YWebsocket => YWebsocketMessage::Sync(sync).encode().into(),
+            Dialect::Hocuspocus => HocuspocusMessage::Sync(sync).encode(self.document.as_str()).into(),
         }
     }
 
     pub(crate) fn awareness(&self, update: &[u8]) -> Bytes {
         match self.dialect {
-            Dialect::YWebsocket => ywebsocket::Message::Awareness(update).encode().into(),
-            Dialect::Hocuspocus => hocuspocus::Message::Awareness(update).encode(self.document.as_str()).into(),
+            Dialect::YWebsocket => YWebsocketMessage::Awareness(update).encode().into(),
+            Dialect::Hocuspocus => HocuspocusMessage::Awareness(update).encode(self.document.as_str()).into(),
         }
     }
 
@@ -110,14 +113,13 @@ impl Wire {
 }
 
 fn read_ywebsocket(frame: &[u8]) -> Result<Incoming<'_>, SessionError> {
-    use ywebsocket::{Message, MessageError};
-    Ok(match Message::decode(frame) {
-        Ok(Message::Sync(sync)) => Incoming::Sync(sync),
-        Ok(Message::Awareness(update)) => Incoming::Awareness(update),
-        Ok(Message::QueryAwareness) => Incoming::QueryAwareness,
-        Ok(Message::PermissionDenied(reason)) => Incoming::Denied(reason),
+    Ok(match YWebsocketMessage::decode(frame) {
+        Ok(YWebsocketMessage::Sync(sync)) => Incoming::Sync(sync),
+        Ok(YWebsocketMessage::Awareness(update)) => Incoming::Awareness(update),
+        Ok(YWebsocketMessage::QueryAwareness) => Incoming::QueryAwareness,
+        Ok(YWebsocketMessage::PermissionDenied(reason)) => Incoming::Denied(reason),
         // Applications may add message types; stock clients ignore unknown ones too.
-        Err(MessageError::UnknownType(_)) => Incoming::Ignored,
+        Err(YWebsocketMessageError::UnknownType(_)) => Incoming::Ignored,
         Err(error) => return Err(SessionError::BadFrame(error.to_string())),
     })
 }

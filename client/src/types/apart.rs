@@ -8,7 +8,7 @@ use std::ops::Range;
 use yrs::{Doc, Transact};
 
 use super::choice;
-use super::lww_map::{LwwMap, is_log};
+use super::lww_map::{LwwMapRoot, is_log};
 use super::register::REGISTERS_ROOT;
 use super::sequence::{Hunk, hunks};
 use super::text_merge::{trim, utf16};
@@ -67,7 +67,7 @@ pub fn both_changed(base: &Doc, mine: &Doc, theirs: &Doc) -> Vec<Overlap> {
         if name == REGISTERS_ROOT {
             finder.entries(roots, &Place::Register);
         } else if roots.iter().any(|root| is_lww_map(root)) {
-            let map = LwwMap::new(name);
+            let map = LwwMapRoot::new(name);
             finder.winners([map.winners(&base_txn), map.winners(&mine_txn), map.winners(&theirs_txn)]);
         } else if roots.iter().any(|root| is_choice(root)) {
             if [mine_root, theirs_root].iter().all(|root| root.fingerprint() != base_root.fingerprint()) {

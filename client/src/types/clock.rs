@@ -13,7 +13,7 @@ use super::value::MAX_INTEGER;
 pub const TICKS_PER_MS: u64 = 3_000;
 
 /// How far stamps of other devices can push this device's clock ahead of its wall clock, and how wrong the device's
-/// own clock may be before [`super::LwwMap::restamp`] corrects anything, in milliseconds: five minutes.
+/// own clock may be before [`super::LwwMapRoot::restamp`] corrects anything, in milliseconds: five minutes.
 pub const MAX_DRIFT_MS: u64 = 5 * 60 * 1_000;
 
 /// The largest possible stamp, 2^53 - 1.

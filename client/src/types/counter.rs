@@ -16,7 +16,7 @@ const PREFIX: &str = "counter:";
 ///
 /// Apps use [`crate::handles::Counter`], which manages the transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counter {
+pub struct CounterRoot {
     root: String,
     /// Prefix of this counter's keys, `counter:<name>:`.
     prefix: String,
@@ -30,7 +30,7 @@ pub enum CounterError {
     Overflow(String),
 }
 
-impl Counter {
+impl CounterRoot {
     /// Creates a counter that uses the root Y.Map of this name alone; the counter's own name is empty.
     pub fn new(root: impl Into<String>) -> Self {
         Self::within(root, "")
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn concurrent_increments_add_up_and_duplicates_change_nothing() {
-        for counter in [Counter::new("likes"), Counter::within("post", "likes")] {
+        for counter in [CounterRoot::new("likes"), CounterRoot::within("post", "likes")] {
             let [one, two] = [1, 2].map(Doc::with_client_id);
             assert_eq!(counter.increment(&mut one.transact_mut(), 5), Ok(5));
             deliver(&one, &two);
@@ -138,16 +138,16 @@ mod tests {
         map.insert(&mut txn, "title", "hello");
         map.insert(&mut txn, "counter:likes:x", 9);
         map.insert(&mut txn, "counter:likes:007", 9);
-        Counter::within("post", "likes").increment(&mut txn, 2).unwrap();
-        Counter::within("post", "likes:more").increment(&mut txn, 3).unwrap();
-        assert_eq!(Counter::within("post", "likes").value(&txn), Ok(2));
-        assert_eq!(Counter::within("post", "likes:more").value(&txn), Ok(3));
-        assert_eq!(Counter::new("post").value(&txn), Ok(0));
+        CounterRoot::within("post", "likes").increment(&mut txn, 2).unwrap();
+        CounterRoot::within("post", "likes:more").increment(&mut txn, 3).unwrap();
+        assert_eq!(CounterRoot::within("post", "likes").value(&txn), Ok(2));
+        assert_eq!(CounterRoot::within("post", "likes:more").value(&txn), Ok(3));
+        assert_eq!(CounterRoot::new("post").value(&txn), Ok(0));
     }
 
     #[test]
     fn overflow_is_an_error_and_changes_nothing() {
-        let counter = Counter::new("n");
+        let counter = CounterRoot::new("n");
         let [one, two] = [1, 2].map(Doc::with_client_id);
         assert_eq!(counter.increment(&mut one.transact_mut(), MAX_INTEGER), Ok(MAX_INTEGER));
         assert!(counter.increment(&mut one.transact_mut(), 1).is_err());

@@ -28,7 +28,7 @@ pub const DEFAULT_RETENTION_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 ///
 /// Apps use [`crate::handles::LwwMap`], which manages the clock and the transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LwwMap {
+pub struct LwwMapRoot {
     root: String,
 }
 
@@ -43,7 +43,7 @@ pub struct LwwEntry {
     pub device: String,
 }
 
-/// A write whose stamp was corrected by [`LwwMap::restamp`].
+/// A write whose stamp was corrected by [`LwwMapRoot::restamp`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restamped {
     /// The written key.
@@ -81,7 +81,7 @@ impl LwwEntry {
     }
 }
 
-impl LwwMap {
+impl LwwMapRoot {
     /// Creates the map that is stored in the root Y.Array of this name.
     pub fn new(root: impl Into<String>) -> Self {
         Self { root: root.into() }
@@ -92,7 +92,7 @@ impl LwwMap {
         &self.root
     }
 
-    /// Returns the value of a key. Reads the whole log: to read many keys, call [`LwwMap::entries`] once.
+    /// Returns the value of a key. Reads the whole log: to read many keys, call [`LwwMapRoot::entries`] once.
     pub fn get<T: ReadTxn>(&self, txn: &T, key: &str) -> Option<Value> {
         self.winner(txn, key)?.value
     }
@@ -174,7 +174,7 @@ impl LwwMap {
 
     /// Corrects the stamps of this device's writes that no server has seen, after the device has learned that its clock
     /// is wrong. `offset_ms` is the true time minus the device's time; up to [`MAX_DRIFT_MS`] nothing is changed. `own`
-    /// holds the (key, stamp) pairs of those writes, as returned by [`LwwMap::set`] and [`LwwMap::remove`]; pairs that
+    /// holds the (key, stamp) pairs of those writes, as returned by [`LwwMapRoot::set`] and [`LwwMapRoot::remove`]; pairs that
     /// were overwritten since are ignored. The caller must correct its [`Hlc`] too.
     ///
     /// A write has removed all entries that it had seen, so it cannot lose to them, whatever its new stamp is.

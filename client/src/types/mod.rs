@@ -34,7 +34,7 @@ pub mod value;
 
 pub use choice::ChoiceRegister;
 pub use clock::Hlc;
-pub use counter::Counter;
-pub use lww_map::LwwMap;
+pub use counter::CounterRoot;
+pub use lww_map::LwwMapRoot;
 pub use register::{RegisterConflict, RegisterState, RegisterWrite};
 pub use value::Value;

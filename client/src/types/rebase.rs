@@ -21,8 +21,8 @@ use yrs::{Array, ArrayRef, Doc, Map, MapRef, OffsetKind, Transact, TransactionMu
 
 use super::apart::{PathStep, is_choice, is_lww_map};
 use super::choice::ChoiceRegister;
-use super::counter::{Counter, counter_name};
-use super::lww_map::LwwMap;
+use super::counter::{CounterRoot, counter_name};
+use super::lww_map::LwwMapRoot;
 use super::register::REGISTERS_ROOT;
 use super::sequence::{ChangedBy, Region, hunks, merge_conflict, regions};
 use super::text_merge::{is_word, would_join};
@@ -74,7 +74,7 @@ pub fn rebase(base: &Doc, mine: &Doc, onto: &mut TransactionMut<'_>) -> RebaseRe
         if name == REGISTERS_ROOT {
             rebaser.skip();
         } else if is_lww_map(ours) {
-            let map = LwwMap::new(name);
+            let map = LwwMapRoot::new(name);
             let known = map.winners(&base_txn);
             for (key, entry) in map.winners(&mine_txn) {
                 if known.get(&key) != Some(&entry) {
@@ -137,7 +137,7 @@ impl Rebaser<'_, '_> {
         }
         for (counter, difference) in differences.into_iter().filter(|(_, difference)| *difference != 0) {
             let by = i64::try_from(difference).unwrap_or(i64::MAX);
-            let done = Counter::within(root, counter).increment(self.txn, by).is_ok();
+            let done = CounterRoot::within(root, counter).increment(self.txn, by).is_ok();
             self.count(done);
         }
     }

@@ -35,7 +35,7 @@ use super::store::StoreError;
 
 pub use manifest::{Entry, PackLocation};
 pub use read::{Backup, Restored, make_empty, new_history, restore_all, restore_document};
-pub use write::{Cancel, Pace, Progress, Taken, take};
+pub use write::{Cancel, CompletedBackup, Pace, Progress, take};
 
 /// Why a backup could not be taken, read or restored.
 #[derive(Debug, Error)]

@@ -25,7 +25,7 @@ fn append(store: &dyn Store, document: &str, records: Vec<Record>) {
     store.commit(&[Write::Append { document: name(document), epoch, records }]).unwrap();
 }
 
-fn take_now(store: &dyn Store, dir: &Path) -> Result<Taken, BackupError> {
+fn take_now(store: &dyn Store, dir: &Path) -> Result<CompletedBackup, BackupError> {
     take(store, dir, Pace::Full, &Cancel::default(), &mut |_| ())
 }
 

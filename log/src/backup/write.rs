@@ -54,7 +54,7 @@ pub struct Progress {
 
 /// The result of a completed backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct CompletedBackup {
     /// Documents in the backup.
     pub documents: u64,
     /// Documents written by this backup; the others had not changed.
@@ -91,7 +91,7 @@ pub fn take(
     pace: Pace,
     cancel: &Cancel,
     report: &mut dyn FnMut(Progress),
-) -> Result<Taken, BackupError> {
+) -> Result<CompletedBackup, BackupError> {
     create_dir_durably(dir).map_err(at(dir))?;
     let identity = store.identity()?;
     read_earlier(dir, identity)?;
@@ -116,7 +116,7 @@ pub fn take(
 
     let names: HashSet<DocumentName> = store.list()?.into_iter().collect();
     let mut progress = Progress { documents: names.len() as u64, ..Progress::default() };
-    let mut taken = Taken::default();
+    let mut taken = CompletedBackup::default();
     let mut documents = BTreeMap::new();
     for name in names {
         cancel.check()?;

@@ -1,6 +1,6 @@
 //! Encodes and decodes native messages. Decoding borrows its payload and allocates nothing.
 
-use super::{Channel, Cursor, MAGIC, MessageError, Proposal, Resume, ToClient, ToServer, Version};
+use super::{Channel, Cursor, MAGIC, NativeMessageError, Proposal, Resume, ToClient, ToServer, Version};
 use crate::ids::{Epoch, Seq};
 use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 
@@ -36,7 +36,7 @@ impl<'a> ToServer<'a> {
     ///
     /// # Errors
     /// When the frame is not exactly one message.
-    pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
+    pub fn decode(frame: &'a [u8]) -> Result<Self, NativeMessageError> {
         if let Some(rest) = frame.strip_prefix(&MAGIC) {
             let mut reader = Reader::new(rest);
             let hello = Self::Hello { version: reader.var_uint()?, device: read_id(&mut reader)? };
@@ -48,14 +48,14 @@ impl<'a> ToServer<'a> {
             return expect_end(&reader, Self::Ping);
         }
         if !(kind::OPEN..=kind::LEAVE).contains(&kind) {
-            return Err(MessageError::UnknownType(kind));
+            return Err(NativeMessageError::UnknownType(kind));
         }
         let channel = reader.var_uint()?;
         match kind {
             kind::OPEN => {
                 let (document, token, flags) = (reader.var_str()?, reader.var_str()?, reader.var_uint()?);
                 if flags > (HAS_CURSOR | WANTS_STATE_VECTOR) {
-                    return Err(MessageError::BadField(flags));
+                    return Err(NativeMessageError::BadField(flags));
                 }
                 let cursor = if flags & HAS_CURSOR > 0 { Some(read_cursor(&mut reader)?) } else { None };
                 let wants_state_vector = flags & WANTS_STATE_VECTOR > 0;
@@ -139,7 +139,7 @@ impl<'a> ToClient<'a> {
     ///
     /// # Errors
     /// When the frame is not exactly one message. A newer server may send an unknown type.
-    pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
+    pub fn decode(frame: &'a [u8]) -> Result<Self, NativeMessageError> {
         let mut reader = Reader::new(frame);
         let kind = reader.var_uint()?;
         match kind {
@@ -150,7 +150,7 @@ impl<'a> ToClient<'a> {
             }
             kind::PONG => return expect_end(&reader, Self::Pong),
             kind::OPENED..=kind::CLOSED => {}
-            _ => return Err(MessageError::UnknownType(kind)),
+            _ => return Err(NativeMessageError::UnknownType(kind)),
         }
         let channel = reader.var_uint()?;
         match kind {
@@ -172,7 +172,7 @@ impl<'a> ToClient<'a> {
             kind::DECIDED => {
                 let (batch, accepted) = (reader.var_uint()?, reader.var_uint()?);
                 if accepted > 1 {
-                    return Err(MessageError::BadField(accepted));
+                    return Err(NativeMessageError::BadField(accepted));
                 }
                 Ok(Self::Decided { channel, batch, accepted: accepted == 1, register: reader.rest() })
             }
@@ -241,17 +241,17 @@ impl<'a> ToClient<'a> {
     }
 }
 
-fn read_opened<'a>(reader: &mut Reader<'a>, channel: Channel) -> Result<ToClient<'a>, MessageError> {
+fn read_opened<'a>(reader: &mut Reader<'a>, channel: Channel) -> Result<ToClient<'a>, NativeMessageError> {
     let (cursor, flags) = (read_cursor(reader)?, reader.var_uint()?);
     let resume = match flags >> RESUME_SHIFT {
         0 => Resume::FromCursor,
         1 => Resume::SendStateVector,
         2 => Resume::OtherHistory,
-        _ => return Err(MessageError::BadField(flags)),
+        _ => return Err(NativeMessageError::BadField(flags)),
     };
     let state_vector = (flags & HAS_STATE_VECTOR > 0).then(|| reader.rest());
     if state_vector.is_none() && !reader.is_empty() {
-        return Err(MessageError::TrailingBytes(reader.remaining()));
+        return Err(NativeMessageError::TrailingBytes(reader.remaining()));
     }
     Ok(ToClient::Opened { channel, cursor, read_only: flags & READ_ONLY > 0, resume, state_vector })
 }
@@ -298,14 +298,14 @@ fn read_id(reader: &mut Reader<'_>) -> Result<u128, ReadError> {
     Ok(bytes.iter().fold(0, |id, &byte| id << 8 | u128::from(byte)))
 }
 
-fn read_code(reader: &mut Reader<'_>) -> Result<u16, MessageError> {
+fn read_code(reader: &mut Reader<'_>) -> Result<u16, NativeMessageError> {
     let code = reader.var_uint()?;
-    u16::try_from(code).map_err(|_| MessageError::BadField(code))
+    u16::try_from(code).map_err(|_| NativeMessageError::BadField(code))
 }
 
-fn expect_end<T>(reader: &Reader<'_>, message: T) -> Result<T, MessageError> {
+fn expect_end<T>(reader: &Reader<'_>, message: T) -> Result<T, NativeMessageError> {
     match reader.remaining() {
         0 => Ok(message),
-        more => Err(MessageError::TrailingBytes(more)),
+        more => Err(NativeMessageError::TrailingBytes(more)),
     }
 }

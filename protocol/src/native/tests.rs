@@ -88,7 +88,7 @@ fn reconnect_without_missed_changes_takes_under_150_bytes() {
 #[test]
 fn hello_is_recognised_and_hocuspocus_frames_are_not() {
     assert!(is_hello(&to_server()[0].encode()));
-    let address = crate::hocuspocus::Message::Token { token: "", version: None }.encode("_syncline");
+    let address = crate::hocuspocus::HocuspocusMessage::Token { token: "", version: None }.encode("_syncline");
     assert!(!is_hello(&address), "an address of nine bytes");
     assert!(!is_hello(&crate::hocuspocus::PING_FRAME));
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::parse::{ClientRange, Id, StructHeader, StructKind, Visitor, walk_once};
+use super::parse::{ClientRange, StructHeader, StructKind, Visitor, walk_once};
+use super::raw::Id;
 use super::verdict::{RangeCollector, StateClock};
 use super::{ScanError, ScanLimits};
 

@@ -1,6 +1,7 @@
 //! Parses an update in one pass and reports sections, structs and delete set to a [`Visitor`] implementation.
 
 use super::client_ids::{self, ClientOrder, SortedLists};
+use super::raw::Id;
 use super::{ScanError, ScanLimits, Summary, check_limit, content};
 use crate::varint::{ReadError, Reader};
 
@@ -19,13 +20,6 @@ const MIN_STRUCT_BYTES: u64 = 2;
 const MIN_DELETE_CLIENT_BYTES: u64 = 4;
 /// Clock, length.
 const MIN_RANGE_BYTES: u64 = 2;
-
-/// The id of one element of a document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Id {
-    pub(super) client: u64,
-    pub(super) clock: u64,
-}
 
 /// The clocks and dependencies of one struct.
 #[derive(Debug, Clone, Copy)]

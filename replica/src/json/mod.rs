@@ -19,6 +19,8 @@ pub use read::from_json;
 use super::crdt::{Crdt, CrdtError, catch_panic};
 use super::yrs_input::UpdatePreparer;
 
+type JsonObject = serde_json::Map<String, serde_json::Value>;
+
 /// Largest nesting depth of types and values. serde_json does not parse deeper JSON.
 pub const MAX_JSON_DEPTH: usize = 120;
 

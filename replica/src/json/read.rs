@@ -4,17 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use yrs::types::Attrs;
 use yrs::{
     Any, Array, ArrayPrelim, ArrayRef, Map as _, MapPrelim, MapRef, ReadTxn, StateVector, Text, TextPrelim, Transact,
     TransactionMut, WriteTxn, Xml, XmlElementPrelim, XmlFragment, XmlTextPrelim, XmlTextRef,
 };
 
-use super::JsonError;
+use super::{JsonError, JsonObject};
 use crate::crdt::{Crdt, catch_panic};
-
-type Object = Map<String, Value>;
 
 /// Creates a document from a JSON object, with `client` (53 bits) as author, and returns it as one v1 update.
 pub fn from_json(json: &Value, client: u64) -> Result<Bytes, JsonError> {
@@ -40,7 +38,7 @@ enum JsonKind<'a> {
     Xml(&'a Vec<Value>),
     Element(&'a str),
     List(&'a Vec<Value>),
-    Map(&'a Object),
+    Map(&'a JsonObject),
     Plain(Any),
 }
 
@@ -164,7 +162,7 @@ impl JsonReader<'_, '_> {
         }
     }
 
-    fn map(&mut self, map: &MapRef, object: &Object) -> Result<(), JsonError> {
+    fn map(&mut self, map: &MapRef, object: &JsonObject) -> Result<(), JsonError> {
         for (key, value) in object {
             self.within(key, |reader| reader.entry(map, unescaped(key), value))?;
         }

@@ -4,19 +4,17 @@
 //! embeds or formatting marks make it a text, XML nodes a fragment, other elements a list, keys alone a map.
 
 use data_encoding::BASE64;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use yrs::branch::{Branch, BranchPtr};
 use yrs::types::text::YChange;
 use yrs::types::{Attrs, TypeRef};
 use yrs::{Any, Array, ArrayRef, Map as _, MapRef, Number, Out, ReadTxn, Text, TextRef};
 
-use super::{JsonError, MAX_JSON_DEPTH};
-
-type Object = Map<String, Value>;
+use super::{JsonError, JsonObject, MAX_JSON_DEPTH};
 
 /// Every root type that is not empty, as JSON.
 pub(crate) fn to_json<T: ReadTxn>(txn: &T) -> Result<Value, JsonError> {
-    let mut roots = Object::new();
+    let mut roots = JsonObject::new();
     for (name, root) in txn.root_refs() {
         if let Some(branch) = root.try_branch()
             && let Some(value) = shared(txn, branch, 0)?
@@ -39,7 +37,7 @@ fn shared<T: ReadTxn>(txn: &T, branch: &Branch, depth: usize) -> Result<Option<V
     }
     let pointer = BranchPtr::from(branch);
     let keys = keys(txn, &MapRef::from(pointer), depth)?;
-    let tagged = |tag: &str, value: Value| Object::from_iter([(tag.to_owned(), value)]);
+    let tagged = |tag: &str, value: Value| JsonObject::from_iter([(tag.to_owned(), value)]);
     let mut object = match inferred_type(txn, branch, keys.is_empty()) {
         Some(TypeRef::Map) => return Ok(Some(Value::Object(keys))),
         Some(TypeRef::Text | TypeRef::XmlText) => text(txn, &TextRef::from(pointer), depth)?,
@@ -79,7 +77,7 @@ fn inferred_type<T: ReadTxn>(txn: &T, branch: &Branch, has_no_keys: bool) -> Opt
     }
 }
 
-fn keys<T: ReadTxn>(txn: &T, map: &MapRef, depth: usize) -> Result<Object, JsonError> {
+fn keys<T: ReadTxn>(txn: &T, map: &MapRef, depth: usize) -> Result<JsonObject, JsonError> {
     map.iter(txn).map(|(key, value)| Ok((escaped(key), out(txn, &value, depth)?))).collect()
 }
 
@@ -88,31 +86,31 @@ fn elements<T: ReadTxn>(txn: &T, pointer: BranchPtr, depth: usize) -> Result<Val
 }
 
 /// A text as a plain string, or as a delta if it has formatting or embeds.
-fn text<T: ReadTxn>(txn: &T, text: &TextRef, depth: usize) -> Result<Object, JsonError> {
+fn text<T: ReadTxn>(txn: &T, text: &TextRef, depth: usize) -> Result<JsonObject, JsonError> {
     let pieces = text.diff(txn, YChange::identity);
     let plain = pieces.iter().map(|piece| match &piece.insert {
         Out::Any(Any::String(text)) if piece.attributes.is_none() => Some(&**text),
         _ => None,
     });
     if let Some(plain) = plain.collect::<Option<String>>() {
-        return Ok(Object::from_iter([("$text".to_owned(), Value::String(plain))]));
+        return Ok(JsonObject::from_iter([("$text".to_owned(), Value::String(plain))]));
     }
     let delta: Result<Vec<Value>, JsonError> = pieces
         .iter()
         .map(|piece| {
-            let mut object = Object::from_iter([("insert".to_owned(), out(txn, &piece.insert, depth)?)]);
+            let mut object = JsonObject::from_iter([("insert".to_owned(), out(txn, &piece.insert, depth)?)]);
             if let Some(attributes) = &piece.attributes {
                 object.insert("attributes".into(), formats(attributes, depth)?);
             }
             Ok(Value::Object(object))
         })
         .collect();
-    Ok(Object::from_iter([("$delta".to_owned(), Value::Array(delta?))]))
+    Ok(JsonObject::from_iter([("$delta".to_owned(), Value::Array(delta?))]))
 }
 
 fn formats(attributes: &Attrs, depth: usize) -> Result<Value, JsonError> {
     let pairs = attributes.iter().map(|(key, value)| Ok((escaped(key), any(value, depth + 1)?)));
-    pairs.collect::<Result<Object, JsonError>>().map(Value::Object)
+    pairs.collect::<Result<JsonObject, JsonError>>().map(Value::Object)
 }
 
 fn out<T: ReadTxn>(txn: &T, value: &Out, depth: usize) -> Result<Value, JsonError> {

@@ -12,7 +12,7 @@ use super::garbage::{Garbage, find_garbage};
 const MAX_HEAD_BYTES: usize = 21;
 
 /// The structs of one client in the new base.
-struct Section {
+struct CompactedSection {
     client: u64,
     at: usize,
     len: usize,
@@ -24,7 +24,7 @@ struct Compaction<'a> {
     store: &'a StructStore,
     garbage: Garbage,
     out: Vec<u8>,
-    sections: Vec<Section>,
+    sections: Vec<CompactedSection>,
     /// A deleted type was dropped, or a new struct is within a type that was dropped before.
     needs_garbage_search: bool,
 }
@@ -41,7 +41,7 @@ impl StructStore {
             compaction = Compaction::run(self, find_garbage(&self.clients, &self.base));
         }
         let Compaction { mut out, sections, garbage, .. } = compaction;
-        for Section { client, at, len, structs } in sections {
+        for CompactedSection { client, at, len, structs } in sections {
             if let Some(client) = self.clients.get_mut(&client) {
                 client.replace_base(at, len, structs);
             }
@@ -92,7 +92,7 @@ impl<'a> Compaction<'a> {
         out[begin..at].copy_from_slice(&head);
         out.copy_within(begin + MAX_HEAD_BYTES.., at);
         out.truncate(out.len() + head.len() - MAX_HEAD_BYTES);
-        self.sections.push(Section { client: id, at, len: out.len() - at, structs: written.into() });
+        self.sections.push(CompactedSection { client: id, at, len: out.len() - at, structs: written.into() });
         self.out = out;
     }
 

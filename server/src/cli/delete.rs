@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use syncline_log::store::Write as Step;
@@ -10,6 +9,7 @@ use syncline_log::{SledStore, Store, Stored};
 use syncline_protocol::ids::{DocumentName, Epoch};
 
 use super::open_offline;
+use crate::unix_time::now_ms;
 
 /// Replaces a document by a tombstone with a new epoch. Clients that open it get close code 4410.
 ///
@@ -49,10 +49,6 @@ fn load(store: &SledStore, data_dir: &Path, document: &DocumentName) -> anyhow::
 
 fn commit(store: &SledStore, steps: &[Step]) -> anyhow::Result<()> {
     store.commit(steps).context("the outcome is unknown; run `syncline inspect` to check")
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

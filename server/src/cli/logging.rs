@@ -19,6 +19,7 @@ use tracing_subscriber::fmt::format::{self, Writer};
 
 use super::inspect::rfc3339;
 use crate::config::LogFormat;
+use crate::unix_time::now_ms;
 
 /// The filter if RUST_LOG is not set.
 const DEFAULT_FILTER: &str = "info";
@@ -75,11 +76,10 @@ pub fn report(format: LogFormat, error: &str) {
 
 /// A JSON line in tracing-subscriber's layout.
 fn json_line(level: &str, message: &str, fields: &serde_json::Value) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut fields = fields.clone();
     fields["message"] = message.into();
     let line = serde_json::json!({
-        "timestamp": rfc3339(u64::try_from(now.as_millis()).unwrap_or_default()),
+        "timestamp": rfc3339(now_ms()),
         "level": level,
         "fields": fields,
         "target": "syncline",

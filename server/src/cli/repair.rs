@@ -8,7 +8,6 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -20,12 +19,13 @@ use syncline_protocol::update::{ScanLimits, scan_update};
 
 use super::verify::join_losses;
 use super::{announce, counted, explain};
+use crate::unix_time::now_ms;
 
 /// Rebuilds the store in `data_dir` if anything in it is damaged, and prints what was lost.
 ///
 /// Errors: the store is in use or does not exist, the disk has no room for a copy, or writing to `out` failed; the
 /// directory is unchanged until the last step. Also an error, with the repaired store in place: nothing of a document
-/// can be read.
+/// can be read, or not its name.
 pub fn repair(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let survey = Survey::of(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
@@ -66,11 +66,10 @@ fn rebuild(
     if new.exists() {
         bail!("{} already exists; remove or move it first", new.display());
     }
-    let filled = fill(survey, &new, damaged_names, out);
-    let (kept, lost) = filled.with_context(|| {
+    let filled = fill(survey, &new, damaged_names, out).with_context(|| {
         format!("repair failed; {} is unchanged, and {} can be removed", data_dir.display(), new.display())
     })?;
-    let aside = beside(data_dir, &format!("damaged-{}", seconds()));
+    let aside = beside(data_dir, &format!("damaged-{}", now_ms() / 1000));
     fs::rename(data_dir, &aside).and_then(|()| fs::rename(&new, data_dir)).with_context(|| {
         let (new, aside) = (new.display(), aside.display());
         format!("cannot rename the directories; the repaired store is in {new}, the damaged one is unchanged, possibly renamed to {aside}")
@@ -79,20 +78,38 @@ fn rebuild(
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         File::open(parent)?.sync_all()?;
     }
-    writeln!(out, "{} kept; the damaged store was moved to {}", counted(kept, "document"), aside.display())?;
-    if lost > 0 {
-        bail!("the repaired store is in place, without {}: see LOST above", counted(lost, "document"));
+    writeln!(out, "{} kept; the damaged store was moved to {}", counted(filled.kept, "document"), aside.display())?;
+    if survey.missing().is_none() {
+        writeln!(out, "the number of documents that were saved cannot be read: others may be lost with their names")?;
     }
-    Ok(())
+    let (lost, names) = (counted(filled.lost, "document"), counted(filled.nameless, "document"));
+    let without = match (filled.lost, filled.nameless) {
+        (0, 0) => return Ok(()),
+        (_, 0) => lost,
+        (0, _) => format!("the name of {names}"),
+        _ => format!("{lost} and the name of {names}"),
+    };
+    bail!("the repaired store is in place, without {without}: see LOST above")
 }
 
-/// Builds the new store. Returns the number of its documents, and of those of which nothing can be read.
-fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Write) -> anyhow::Result<(usize, usize)> {
+/// Numbers of documents.
+struct Filled {
+    /// In the new store.
+    kept: usize,
+    /// Nothing of them can be read.
+    lost: usize,
+    /// Of those that are kept: under another name, as theirs cannot be read.
+    nameless: usize,
+}
+
+/// Builds the new store.
+fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Write) -> anyhow::Result<Filled> {
     let store = SledStore::open(new)?;
-    let (mut kept, mut lost_documents) = (0, 0);
+    let missing = usize::try_from(survey.missing().unwrap_or_default()).unwrap_or(usize::MAX);
+    let mut filled = Filled { kept: 0, lost: missing, nameless: 0 };
     for name in survey.documents().filter(|name| !damaged.contains(name)) {
         survey.copy(name, &store)?;
-        kept += 1;
+        filled.kept += 1;
     }
     // After the intact ones: new documents then get numbers that no intact one has.
     for name in damaged {
@@ -100,12 +117,16 @@ fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Wr
         let (updates, refused) = valid_updates(updates);
         if updates.is_empty() {
             writeln!(out, "LOST: document {name:?}: nothing of it can be read")?;
-            lost_documents += 1;
+            filled.lost += 1;
             continue;
         }
         let count = counted(updates.len(), "update");
         append_updates(&store, name, updates)?;
-        kept += 1;
+        filled.kept += 1;
+        if survey.is_nameless(name) {
+            writeln!(out, "LOST: the name of a document, which is kept as {name:?}")?;
+            filled.nameless += 1;
+        }
         let refused = if refused > 0 {
             format!(", {} that cannot be applied", counted(refused, "update"))
         } else {
@@ -113,18 +134,22 @@ fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Wr
         };
         writeln!(out, "document {name:?}: {count} kept, with a new epoch. Lost: {}{refused}", join_losses(&lost))?;
     }
+    if missing > 0 {
+        let names = if missing == 1 { "its name" } else { "their names" };
+        writeln!(out, "LOST: {} with {names}", counted(missing, "document"))?;
+    }
     store.close().context("the repaired store did not close cleanly")?;
     let store = SledStore::open_existing(new)?;
     for name in store.list()? {
         store.load(&name).with_context(|| "the repaired store cannot be read back")?;
     }
     store.close()?;
-    Ok((kept, lost_documents))
+    Ok(filled)
 }
 
 fn append_updates(store: &SledStore, name: &DocumentName, updates: Vec<Bytes>) -> Result<(), StoreError> {
     let epoch = Epoch(rand::random());
-    let record = |(seq, update)| Record { seq: Seq(seq), time_ms: seconds() * 1000, update };
+    let record = |(seq, update)| Record { seq: Seq(seq), time_ms: now_ms(), update };
     let records = (1..).zip(updates).map(record).collect();
     store.commit(&[Step::Append { document: name.clone(), epoch, records }])
 }
@@ -144,8 +169,4 @@ fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
     let mut name = data_dir.as_os_str().to_owned();
     name.push(format!(".{suffix}"));
     PathBuf::from(name)
-}
-
-fn seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
@@ -14,7 +13,8 @@ use super::explain;
 use super::store_args::announce;
 use crate::admin::Running;
 use crate::http::operator::documents::Imported;
-use crate::import_export::{self, Change, Exported, Format};
+use crate::import_export::{self, Exported, Format, ImportEffect};
+use crate::unix_time::now_ms;
 
 /// A store that a command reads from or writes to.
 pub(super) enum Target {
@@ -117,11 +117,10 @@ fn import_stopped(
     }
     let (epoch, last) = stored.as_ref().map_or((Epoch(rand::random()), Seq::ZERO), |it| (it.epoch, it.last()));
     let update = import_export::parse(file, format)?;
-    if import_export::check(stored, &update)? == Change::Nothing {
+    if import_export::check(stored, &update)? == ImportEffect::Nothing {
         return Ok(Imported::Known);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let record = Record { seq: last.next(), time_ms: now.as_millis() as u64, update };
+    let record = Record { seq: last.next(), time_ms: now_ms(), update };
     let append = Step::Append { document: document.clone(), epoch, records: vec![record] };
     store.commit(&[append]).context("the outcome is unknown; run `syncline inspect` to check")?;
     Ok(Imported::Changed)

@@ -8,50 +8,40 @@
 //! dropped unread until the client sends a token again. The provider ignores close codes and would send the
 //! same bytes after each reconnect.
 
+mod closed_documents;
 mod early_messages;
 mod encoder;
 mod offline_queue;
 #[cfg(test)]
 mod tests;
 
-use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::hash::BuildHasher;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::hocuspocus::{
-    End, Frame, HEARTBEAT_FRAME, Message, PONG_FRAME, Scope, address_of, begins_step1, split_address,
+    End, Frame, HEARTBEAT_FRAME, HocuspocusMessage, PONG_FRAME, Scope, address_of, begins_step1, split_address,
 };
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use syncline_protocol::sync::SyncMessage;
 
+use self::closed_documents::{DeniedAddresses, LeftDocuments};
 use self::early_messages::EarlyMessages;
 pub(crate) use self::encoder::HocuspocusEncoder;
 use self::offline_queue::OfflineQueue;
 use super::document_link::{DocumentLink, Rights};
 use super::grants::GrantChange;
 use super::{DialectSession, SessionParts, bad_message, documents_of};
-use crate::auth::{Admission, Dialect, Grant};
+use crate::auth::{Dialect, Grant};
 use crate::ids::LeaseId;
-
-/// Documents whose rights are remembered after they were left: the default limit on open documents.
-const MAX_LEFT: usize = 1_000;
-/// Refused addresses of one session, 8 bytes each. A session with more is closed.
-const MAX_DENIED: usize = 10_000;
 
 /// One Hocuspocus session.
 pub(crate) struct Hocuspocus {
     session: SessionParts,
     channels: BTreeMap<Box<str>, DocumentLink>,
-    /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
-    /// document name with a destroyed one continues after that Close without a token: React's strict mode
-    /// creates such pairs.
-    left_documents: VecDeque<(Box<str>, Admission)>,
-    /// Hashes of refused addresses.
-    denied: HashSet<u64>,
-    hasher: RandomState,
+    left_documents: LeftDocuments,
+    denied: DeniedAddresses,
     early: EarlyMessages,
     queue: OfflineQueue,
     /// The ping before the first message was queued: see `offline_queue.rs`.
@@ -66,9 +56,8 @@ impl Hocuspocus {
             early: EarlyMessages::new(&session.services.gate),
             session,
             channels: BTreeMap::new(),
-            left_documents: VecDeque::new(),
-            denied: HashSet::new(),
-            hasher: RandomState::new(),
+            left_documents: LeftDocuments::default(),
+            denied: DeniedAddresses::default(),
             queue: OfflineQueue::default(),
             has_pinged: false,
             is_authenticated: false,
@@ -107,22 +96,22 @@ impl DialectSession for Hocuspocus {
             Err(error) if error.is_unknown_type() => return self.ignore(),
             Err(error) => {
                 let address = address_of(frame).map_err(bad_message)?;
-                if self.denied.contains(&self.hash(address)) {
+                if self.denied.contains(address) {
                     return self.ignore();
                 }
                 return self.refuse(address, bad_message(error));
             }
         };
         match message {
-            Message::Token { token, .. } => self.authorize(address, token).await,
-            Message::Close(_) => {
+            HocuspocusMessage::Token { token, .. } => self.authorize(address, token).await,
+            HocuspocusMessage::Close(_) => {
                 self.leave(address);
                 Ok(())
             }
             message if self.channels.contains_key(address) => self.handle_message(address, frame, message).await,
-            message if self.has_left(address) => self.reopen(address, frame, message).await,
-            _ if self.denied.contains(&self.hash(address)) => self.ignore(),
-            Message::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
+            message if self.left_documents.contains(address) => self.reopen(address, frame, message).await,
+            _ if self.denied.contains(address) => self.ignore(),
+            HocuspocusMessage::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
             _ => self.store_early(address, frame),
         }
     }
@@ -134,13 +123,13 @@ impl DialectSession for Hocuspocus {
     /// Not if its document was refused, and not before its token.
     fn wants(&self, prefix: &[u8]) -> bool {
         let Ok(address) = address_of(prefix) else { return false };
-        let is_open = self.channels.contains_key(address) || self.has_left(address);
-        is_open || (!self.denied.contains(&self.hash(address)) && begins_step1(prefix))
+        let is_open = self.channels.contains_key(address) || self.left_documents.contains(address);
+        is_open || (!self.denied.contains(address) && begins_step1(prefix))
     }
 
     fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
         let address = address_of(prefix).map_err(bad_message)?;
-        if self.denied.contains(&self.hash(address)) {
+        if self.denied.contains(address) {
             return self.ignore();
         }
         self.refuse(address, Close::MessageTooLarge { limit_bytes })
@@ -161,7 +150,7 @@ impl DialectSession for Hocuspocus {
         match change.grant {
             Ok(grant) => {
                 channel.set_grant(grant);
-                self.send(&address, &Message::Authenticated(scope_of(grant)));
+                self.send(&address, &HocuspocusMessage::Authenticated(scope_of(grant)));
                 Ok(())
             }
             Err(reason) => self.refuse(&address, Close::Forbidden(reason.into())),
@@ -185,7 +174,8 @@ impl DialectSession for Hocuspocus {
         let close = Close::NotAuthenticated;
         self.ping_first();
         for address in self.early.addresses() {
-            self.session.outbox.push_control(Message::PermissionDenied(&close.reason()).encode(address).into());
+            let denied = HocuspocusMessage::PermissionDenied(&close.reason()).encode(address);
+            self.session.outbox.push_control(denied.into());
         }
         self.session.outbox.send();
         Err(close)
@@ -202,8 +192,7 @@ impl Hocuspocus {
 
     async fn authorize(&mut self, address: &str, token: &str) -> Result<(), Close> {
         self.is_authenticated = true;
-        let hash = self.hash(address);
-        self.denied.remove(&hash);
+        self.denied.remove(address);
         let document = match parse_address(address) {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
@@ -219,13 +208,13 @@ impl Hocuspocus {
         let scope = scope_of(rights.grant);
         if let Some(channel) = self.channels.get_mut(address) {
             channel.set_rights(rights);
-            self.send(address, &Message::Authenticated(scope));
+            self.send(address, &HocuspocusMessage::Authenticated(scope));
             return Ok(());
         }
         if let Err(close) = self.check_document_limit() {
             return self.refuse(address, close);
         }
-        self.send(address, &Message::Authenticated(scope));
+        self.send(address, &HocuspocusMessage::Authenticated(scope));
         if !self.open(address, &document, rights).await? {
             return Ok(());
         }
@@ -234,7 +223,12 @@ impl Hocuspocus {
 
     /// A 2.x provider without a token sends no token message. It needs none if everyone may write; otherwise
     /// its messages are stored until a token arrives.
-    async fn open_without_token(&mut self, address: &str, frame: &Bytes, step1: Message<'_>) -> Result<(), Close> {
+    async fn open_without_token(
+        &mut self,
+        address: &str,
+        frame: &Bytes,
+        step1: HocuspocusMessage<'_>,
+    ) -> Result<(), Close> {
         let document = match parse_address(address) {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
@@ -253,8 +247,8 @@ impl Hocuspocus {
 
     /// Reopens a document that was left, for another provider on this socket that still uses it. The state
     /// vector from its step 1 was lost with the lease, so it is sent the whole state.
-    async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
-        let Some(admission) = self.forget_left(address) else { return Ok(()) };
+    async fn reopen(&mut self, address: &str, frame: &Bytes, message: HocuspocusMessage<'_>) -> Result<(), Close> {
+        let Some(admission) = self.left_documents.remove(address) else { return Ok(()) };
         let opened = parse_address(address).and_then(|document| {
             self.check_document_limit()?;
             Ok((document, Rights::new(admission, &self.session)?))
@@ -279,7 +273,7 @@ impl Hocuspocus {
         let SessionParts { services, outbox, .. } = &self.session;
         match DocumentLink::open(services, outbox, document, rights, encoder, documents).await {
             Ok(channel) => {
-                self.forget_left(address);
+                self.left_documents.remove(address);
                 self.channels.insert(address.into(), channel);
                 self.is_authenticated = true;
                 Ok(true)
@@ -310,27 +304,30 @@ impl Hocuspocus {
     }
 
     /// Handles a message for an open document. An invalid one refuses the document, not the session.
-    async fn handle_message(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
+    async fn handle_message(
+        &mut self,
+        address: &str,
+        frame: &Bytes,
+        message: HocuspocusMessage<'_>,
+    ) -> Result<(), Close> {
         let Some(channel) = self.channels.get(address) else { return Ok(()) };
         let taken = match message {
-            Message::Sync(SyncMessage::Update(update)) | Message::SyncReply(SyncMessage::Update(update)) => {
-                channel.sync_update(frame, update, self.queue.change()).await
-            }
-            Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) => {
-                channel.sync_update(frame, update, self.queue.step2()).await
-            }
-            Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
-            Message::Awareness(update) => channel.awareness(frame, update).await,
-            Message::QueryAwareness => channel.query_awareness().await,
+            HocuspocusMessage::Sync(message) | HocuspocusMessage::SyncReply(message) => match message {
+                SyncMessage::Update(update) => channel.sync_update(frame, update, self.queue.change()).await,
+                SyncMessage::Step2(update) => channel.sync_update(frame, update, self.queue.step2()).await,
+                SyncMessage::Step1(_) => channel.sync(frame, message).await,
+            },
+            HocuspocusMessage::Awareness(update) => channel.awareness(frame, update).await,
+            HocuspocusMessage::QueryAwareness => channel.query_awareness().await,
             // For server hooks of applications, which this server does not have.
-            Message::Stateless(_) | Message::BroadcastStateless(_) => return self.ignore(),
+            HocuspocusMessage::Stateless(_) | HocuspocusMessage::BroadcastStateless(_) => return self.ignore(),
             // Sent by servers only, or handled before.
-            Message::SyncStatus(_)
-            | Message::Close(_)
-            | Message::Token { .. }
-            | Message::TokenWanted
-            | Message::PermissionDenied(_)
-            | Message::Authenticated(_) => Ok(()),
+            HocuspocusMessage::SyncStatus(_)
+            | HocuspocusMessage::Close(_)
+            | HocuspocusMessage::Token { .. }
+            | HocuspocusMessage::TokenWanted
+            | HocuspocusMessage::PermissionDenied(_)
+            | HocuspocusMessage::Authenticated(_) => Ok(()),
         };
         match taken {
             // The document's task has ended. The client reconnects only if the session ends.
@@ -343,20 +340,8 @@ impl Hocuspocus {
     fn leave(&mut self, address: &str) {
         drop(self.early.take(address));
         if let Some(channel) = self.channels.remove(address) {
-            if self.left_documents.len() >= MAX_LEFT {
-                self.left_documents.pop_front();
-            }
-            self.left_documents.push_back((address.into(), channel.granted()));
+            self.left_documents.insert(address, channel.granted());
         }
-    }
-
-    fn has_left(&self, address: &str) -> bool {
-        self.left_documents.iter().any(|(left, ..)| **left == *address)
-    }
-
-    fn forget_left(&mut self, address: &str) -> Option<Admission> {
-        let at = self.left_documents.iter().position(|(left, ..)| **left == *address)?;
-        self.left_documents.remove(at).map(|(_, admission)| admission)
     }
 
     /// Refuses one document: its client is sent the reason, the session continues.
@@ -367,23 +352,17 @@ impl Hocuspocus {
             // Its document notices later; until then it may push more.
             self.session.outbox.leave(channel.lease().id());
         }
-        self.forget_left(address);
+        self.left_documents.remove(address);
         drop(self.early.take(address));
-        self.send(address, &Message::PermissionDenied(&close.reason()));
+        self.send(address, &HocuspocusMessage::PermissionDenied(&close.reason()));
         self.deny(address)
     }
 
     fn deny(&mut self, address: &str) -> Result<(), Close> {
-        let hash = self.hash(address);
-        self.denied.insert(hash);
-        if self.denied.len() <= MAX_DENIED {
+        if self.denied.insert(address) {
             return Ok(());
         }
         Err(Close::TooMany("too many refused documents on this connection".into()))
-    }
-
-    fn hash(&self, address: &str) -> u64 {
-        self.hasher.hash_one(address)
     }
 
     fn ignore(&self) -> Result<(), Close> {
@@ -391,7 +370,7 @@ impl Hocuspocus {
         Ok(())
     }
 
-    fn send(&mut self, address: &str, message: &Message<'_>) {
+    fn send(&mut self, address: &str, message: &HocuspocusMessage<'_>) {
         self.ping_first();
         self.session.outbox.push_control(message.encode(address).into());
         self.session.outbox.send();

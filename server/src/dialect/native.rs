@@ -5,13 +5,14 @@
 //! before the client received `Closed`.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::limits::MAX_TOKEN_BYTES;
-use syncline_protocol::native::{self, Cursor, MessageError, Resume, ToClient, ToServer, begins_change, channel_of};
+use syncline_protocol::native::{
+    self, Cursor, NativeMessageError, Resume, ToClient, ToServer, begins_change, channel_of,
+};
 use tracing::debug;
 
 use super::document_link::{DocumentLink, Rights};
@@ -23,6 +24,7 @@ use crate::document::event::{Acks, Outcome};
 use crate::document::frame::Message;
 use crate::ids::LeaseId;
 use crate::outbox::UpdateLength;
+use crate::unix_time::now_ms;
 
 /// One native session.
 pub(crate) struct Native {
@@ -54,7 +56,7 @@ impl DialectSession for Native {
     async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let message = match ToServer::decode(frame) {
             // From a newer client: Welcome named the version in use, so this message is optional.
-            Err(MessageError::UnknownType(_)) => {
+            Err(NativeMessageError::UnknownType(_)) => {
                 self.session.services.metrics.messages_ignored.inc();
                 return Ok(());
             }
@@ -290,8 +292,4 @@ impl Encoder for NativeEncoder {
     fn decided(&self, batch: u64, accepted: bool, register: &[u8]) -> Option<Bytes> {
         Some(ToClient::Decided { channel: self.channel, batch, accepted, register }.encode().into())
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -7,7 +7,7 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::varint::Reader;
-use syncline_protocol::ywebsocket::{self, Message};
+use syncline_protocol::ywebsocket::{self, YWebsocketMessage};
 
 use super::document_link::{DocumentLink, Rights};
 use super::grants::GrantChange;
@@ -28,7 +28,7 @@ impl YWebsocket {
     /// Checks the document name and the access rights, then opens the document.
     pub(super) async fn open(first_frame: &[u8], session: SessionParts) -> Result<Self, Close> {
         // Decoded before the document is opened, so that invalid bytes load no document.
-        match Message::read(&mut Reader::new(first_frame)) {
+        match YWebsocketMessage::read(&mut Reader::new(first_frame)) {
             Err(error) if !error.is_unknown_type() => return Err(bad_message(error)),
             _ => {}
         }
@@ -60,7 +60,7 @@ impl DialectSession for YWebsocket {
 
     /// An awareness update without clients: the client ignores it, but it stays connected.
     fn heartbeat(&self) -> Bytes {
-        Message::Awareness(&[0]).encode().into()
+        YWebsocketMessage::Awareness(&[0]).encode().into()
     }
 
     /// Handles one frame. Stock clients send one message per frame; other clients may send several.
@@ -68,12 +68,12 @@ impl DialectSession for YWebsocket {
         let mut reader = Reader::new(frame);
         while !reader.is_empty() {
             let is_first = reader.remaining() == frame.len();
-            match Message::read(&mut reader) {
-                Ok(Message::Sync(message)) => self.channel.sync(frame, message).await?,
-                Ok(Message::Awareness(update)) => self.channel.awareness(frame, update).await?,
-                Ok(Message::QueryAwareness) => self.channel.query_awareness().await?,
+            match YWebsocketMessage::read(&mut reader) {
+                Ok(YWebsocketMessage::Sync(message)) => self.channel.sync(frame, message).await?,
+                Ok(YWebsocketMessage::Awareness(update)) => self.channel.awareness(frame, update).await?,
+                Ok(YWebsocketMessage::QueryAwareness) => self.channel.query_awareness().await?,
                 // Not useful from a client; the reference server ignores it, too.
-                Ok(Message::PermissionDenied(_)) => {}
+                Ok(YWebsocketMessage::PermissionDenied(_)) => {}
                 Err(error) if is_first && !error.is_unknown_type() => return Err(bad_message(error)),
                 // An application's own message, or bytes after a message, which the reference server does
                 // not read.
@@ -115,12 +115,12 @@ impl Encoder for YWebsocketEncoder {
 
     fn encode(&self, message: &frame::Message, _seq: Seq) -> Bytes {
         let message = match message {
-            frame::Message::Step1(payload) => Message::Sync(SyncMessage::Step1(payload)),
+            frame::Message::Step1(payload) => YWebsocketMessage::Sync(SyncMessage::Step1(payload)),
             frame::Message::Step2(payload) => {
-                return Message::Sync(SyncMessage::Step2(&payload.to_bytes())).encode().into();
+                return YWebsocketMessage::Sync(SyncMessage::Step2(&payload.to_bytes())).encode().into();
             }
-            frame::Message::Update(payload) => Message::Sync(SyncMessage::Update(payload)),
-            frame::Message::Awareness(payload) => Message::Awareness(payload),
+            frame::Message::Update(payload) => YWebsocketMessage::Sync(SyncMessage::Update(payload)),
+            frame::Message::Awareness(payload) => YWebsocketMessage::Awareness(payload),
         };
         message.encode().into()
     }

@@ -37,18 +37,18 @@ pub(crate) struct Closed;
 /// Bytes reserved for a large event; released on drop, after the event was processed.
 #[derive(Debug)]
 pub(crate) struct BytePermit {
-    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
     bytes: u32,
 }
 
 impl Drop for BytePermit {
     fn drop(&mut self) {
-        self.shared.bytes.add_permits(self.bytes as usize);
+        self.inbox.bytes.add_permits(self.bytes as usize);
     }
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Inbox {
     /// Free slots, one per event.
     slots: Semaphore,
     /// Free bytes for large events.
@@ -66,7 +66,7 @@ struct InboxState {
     is_closed: bool,
 }
 
-impl Shared {
+impl Inbox {
     fn state(&self) -> MutexGuard<'_, InboxState> {
         // Nothing below panics while holding the lock with the state half-changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -83,17 +83,17 @@ impl Shared {
 /// Creates the inbox of one document.
 pub(crate) fn inbox() -> (Sender, Receiver) {
     let state = InboxState { queue: VecDeque::new(), receiver: None, senders: 1, is_closed: false };
-    let shared = Arc::new(Shared {
+    let inbox = Arc::new(Inbox {
         slots: Semaphore::new(MAX_EVENTS),
         bytes: Semaphore::new(MAX_BYTES),
         state: Mutex::new(state),
     });
-    (Sender(Arc::clone(&shared)), Receiver(shared))
+    (Sender(Arc::clone(&inbox)), Receiver(inbox))
 }
 
 /// The sending half, held by sessions.
 #[derive(Debug)]
-pub(crate) struct Sender(Arc<Shared>);
+pub(crate) struct Sender(Arc<Inbox>);
 
 impl Sender {
     /// Queues an envelope if there is room.
@@ -130,7 +130,7 @@ impl Sender {
         }
         let bytes = u32::try_from(bytes.min(MAX_BYTES)).unwrap_or(u32::MAX);
         Box::pin(self.0.bytes.acquire_many(bytes)).await.map_err(|_| Closed)?.forget();
-        Ok(Some(BytePermit { shared: Arc::clone(&self.0), bytes }))
+        Ok(Some(BytePermit { inbox: Arc::clone(&self.0), bytes }))
     }
 
     fn put(&self, envelope: Envelope) -> Result<(), Closed> {
@@ -169,7 +169,7 @@ impl Drop for Sender {
 
 /// The receiving half, held by the document's task.
 #[derive(Debug)]
-pub(crate) struct Receiver(Arc<Shared>);
+pub(crate) struct Receiver(Arc<Inbox>);
 
 impl Receiver {
     /// Waits for events and moves all of them into `batch`, which must be empty. An empty batch on return

@@ -41,7 +41,7 @@ const FLOOR_CLIENT_BYTES: usize = 32;
 /// to which more are due is closed.
 const MAX_DUE_ACKS: u64 = 64 * 1024;
 
-struct Reader {
+struct DocumentReader {
     outbox: Arc<Outbox>,
     encoder: Box<dyn Encoder>,
     /// Awareness is sent to it: from the beginning, or after the reply to `Event::Resume`.
@@ -56,7 +56,7 @@ struct Reader {
     is_owed_diff: bool,
 }
 
-impl Reader {
+impl DocumentReader {
     /// Records a gap if the frame was dropped.
     fn note_pushed(&mut self, pushed: Pushed) -> Pushed {
         self.has_gap |= pushed == Pushed::Dropped;
@@ -105,7 +105,7 @@ impl Reader {
 /// The readers of one document. Dropping it closes their sessions: a document's task never ends silently.
 pub(super) struct Readers {
     /// Ordered, so that a simulation can be replayed. Boxed, because a map node has room for eleven entries.
-    readers: LeaseMap<Box<Reader>>,
+    readers: LeaseMap<Box<DocumentReader>>,
     checkpoint: Arc<Known>,
     unsent: UnsentOutboxes,
     metrics: Arc<Metrics>,
@@ -132,7 +132,7 @@ impl Readers {
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, encoder: Box<dyn Encoder>) {
         let opened = encoder.acks() != Acks::Batches;
         let reader =
-            Reader { outbox, encoder, opened, joined: false, floor: None, has_gap: false, is_owed_diff: false };
+            DocumentReader { outbox, encoder, opened, joined: false, floor: None, has_gap: false, is_owed_diff: false };
         self.readers.insert(lease, Box::new(reader));
     }
 
@@ -285,7 +285,8 @@ impl Readers {
 
     /// Queues the durable position for one reader, or for all whose dialects announce it.
     pub(super) fn push_durable(&mut self, lease: Option<LeaseId>, seq: Seq) {
-        let mut push = |lease, reader: &Reader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
+        let mut push =
+            |lease, reader: &DocumentReader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
         match lease {
             Some(lease) => _ = self.readers.get(lease).map(|reader| push(lease, reader)),
             None => self.readers.iter().for_each(|(lease, reader)| push(lease, reader)),

@@ -78,7 +78,7 @@ impl Meter {
 pub struct Gate {
     limits: Limits,
     metrics: Arc<Metrics>,
-    inner: Mutex<Inner>,
+    state: Mutex<GateState>,
     /// Bytes reserved for incomplete messages, of all sessions.
     partial_bytes: AtomicUsize,
     /// Counts documents opened by all sessions.
@@ -86,7 +86,7 @@ pub struct Gate {
 }
 
 #[derive(Default)]
-struct Inner {
+struct GateState {
     sessions: usize,
     addresses: Quotas<IpAddr>,
     users: Quotas<UserId>,
@@ -108,7 +108,7 @@ impl Gate {
     /// A gate without connections.
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         let opens = Meter::of_messages(limits.opens_per_second_in_all);
-        Arc::new(Self { limits, metrics, inner: Mutex::default(), partial_bytes: AtomicUsize::new(0), opens })
+        Arc::new(Self { limits, metrics, state: Mutex::default(), partial_bytes: AtomicUsize::new(0), opens })
     }
 
     /// Counts an opened document, also in `own`, the session's meter. Returns how long the session must wait. A
@@ -135,13 +135,13 @@ impl Gate {
     /// Registers a new socket. If too many have not sent a first message, cuts the oldest of them: an honest client
     /// sends its first message within moments.
     pub fn arrive(self: &Arc<Self>) -> Unfinished {
-        let mut inner = self.lock();
-        let id = inner.next;
-        inner.next += 1;
+        let mut state = self.lock();
+        let id = state.next;
+        state.next += 1;
         let cut = CancellationToken::new();
-        inner.unfinished.insert(id, Cut::Http(cut.clone()));
-        let oldest = if inner.unfinished.len() > self.limits.unfinished { inner.unfinished.pop_first() } else { None };
-        drop(inner);
+        state.unfinished.insert(id, Cut::Http(cut.clone()));
+        let oldest = if state.unfinished.len() > self.limits.unfinished { state.unfinished.pop_first() } else { None };
+        drop(state);
         self.cut(oldest);
         Unfinished { gate: Arc::clone(self), id, cut }
     }
@@ -165,16 +165,16 @@ impl Gate {
 
     /// Admits a new WebSocket session, or refuses it when a connection limit is reached.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Close> {
-        let mut inner = self.lock();
-        if inner.sessions >= self.limits.connections {
+        let mut state = self.lock();
+        if state.sessions >= self.limits.connections {
             self.metrics.connections_refused.inc();
             return Err(Close::TooMany("connection limit of this server reached; please try again later".into()));
         }
-        let Some(meter) = inner.addresses.enter(address, self.limits.per_address()) else {
+        let Some(meter) = state.addresses.enter(address, self.limits.per_address()) else {
             self.metrics.connections_refused.inc();
             return Err(Close::TooMany("too many connections from this address; please try again later".into()));
         };
-        inner.sessions += 1;
+        state.sessions += 1;
         Ok(Seat { gate: Arc::clone(self), address, meter })
     }
 
@@ -211,8 +211,8 @@ impl Gate {
         self.partial_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -261,9 +261,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut inner = self.gate.lock();
-        inner.sessions -= 1;
-        inner.addresses.leave(&self.address, self.gate.limits.per_address());
+        let mut state = self.gate.lock();
+        state.sessions -= 1;
+        state.addresses.leave(&self.address, self.gate.limits.per_address());
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Allowance {
 }
 
 #[derive(Debug)]
-struct Usage {
+struct Quota {
     sessions: usize,
     meter: Arc<Meter>,
 }
@@ -28,7 +28,7 @@ struct Usage {
 /// Usage by key: by IP address or by user.
 #[derive(Debug)]
 pub(super) struct Quotas<K> {
-    entries: HashMap<K, Usage>,
+    entries: HashMap<K, Quota>,
     /// Total over all keys.
     sessions: usize,
 }
@@ -46,7 +46,7 @@ impl<K: Hash + Eq> Quotas<K> {
             self.entries.retain(|_, usage| usage.sessions > 0);
         }
         let usage =
-            self.entries.entry(key).or_insert_with(|| Usage { sessions: 0, meter: Arc::new(Meter::new(allowed.rate)) });
+            self.entries.entry(key).or_insert_with(|| Quota { sessions: 0, meter: Arc::new(Meter::new(allowed.rate)) });
         if usage.sessions >= allowed.sessions {
             return None;
         }

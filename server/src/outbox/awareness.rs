@@ -9,9 +9,6 @@ use bytes::Bytes;
 use syncline_protocol::awareness::coalesce;
 use syncline_protocol::varint::write_var_uint;
 
-use super::{MAX_AWARENESS_LOOKBACK, Outbox, Pushed, QueuedFrame};
-use crate::ids::LeaseId;
-
 /// Frames collected before they are coalesced: each costs memory besides its bytes.
 const MAX_FRAMES: usize = 64;
 
@@ -70,7 +67,7 @@ pub(super) struct QueuedAwareness {
 }
 
 impl QueuedAwareness {
-    fn new(frame: AwarenessFrame) -> Self {
+    pub(super) fn new(frame: AwarenessFrame) -> Self {
         Self { bytes: frame.bytes.len(), newest: frame, older: Vec::new(), coalesced_bytes: 0 }
     }
 
@@ -83,10 +80,11 @@ impl QueuedAwareness {
         self.newest.bytes
     }
 
-    fn push(&mut self, frame: AwarenessFrame) {
+    /// Adds a newer frame. If it does not fit into the queue, the frames are coalesced.
+    pub(super) fn push(&mut self, frame: AwarenessFrame, fits: bool) {
         self.bytes += frame.bytes.len();
         self.older.push(std::mem::replace(&mut self.newest, frame));
-        if self.older.len() == MAX_FRAMES {
+        if self.older.len() == MAX_FRAMES || !fits && self.has_doubled() {
             self.coalesce();
         }
     }
@@ -104,44 +102,5 @@ impl QueuedAwareness {
     /// Coalescing again is worth its cost, which is reading the whole backlog.
     fn has_doubled(&self) -> bool {
         self.bytes >= self.coalesced_bytes * 2
-    }
-}
-
-impl Outbox {
-    /// Queues an awareness update of a document, coalesced with queued ones of the same lease.
-    pub fn push_awareness(&self, lease: LeaseId, frame: AwarenessFrame) -> Pushed {
-        let mut inner = self.lock();
-        if inner.rejects(lease) || inner.behind.contains(&lease) {
-            return Pushed::Dropped;
-        }
-        let others = inner.bytes - inner.reply_bytes;
-        let fits = others == 0 || others + frame.bytes.len() <= self.limit_bytes(&inner);
-        let mut queued = inner.queue.iter_mut().rev().take(MAX_AWARENESS_LOOKBACK);
-        let backlog = queued.find_map(|(_, queued)| match queued {
-            QueuedFrame::Awareness { lease: of, backlog } if *of == lease => Some(backlog),
-            _ => None,
-        });
-        let Some(backlog) = backlog else {
-            if fits {
-                return inner.enqueue(QueuedFrame::Awareness { lease, backlog: Box::new(QueuedAwareness::new(frame)) });
-            }
-            inner.fall_behind(lease);
-            self.note_drained(inner);
-            return Pushed::Dropped;
-        };
-        let before = backlog.bytes();
-        backlog.push(frame);
-        if !fits && backlog.has_doubled() {
-            backlog.coalesce();
-        }
-        let after = backlog.bytes();
-        inner.bytes = inner.bytes - before + after;
-        inner.update_budget();
-        if inner.bytes - inner.reply_bytes > self.limit_bytes(&inner) {
-            inner.fall_behind(lease);
-            self.note_drained(inner);
-            return Pushed::Dropped;
-        }
-        Pushed::Queued
     }
 }

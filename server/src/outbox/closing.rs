@@ -1,67 +1,49 @@
-//! Ending a session: immediately, after queued replies, or some timer ticks later.
+//! PURE: how a session ends: immediately, after queued replies, or some timer ticks later.
 
 use syncline_protocol::close::Close;
 
-use super::{Outbox, QueuedFrame};
-
-/// Ticks from [`Outbox::close_later`] to the end of the session: 14 to 21 s with ticks of 7 s.
+/// Ticks from [`Ending::close_later`] to the end of the session: 14 to 21 s with ticks of 7 s.
 const CLOSE_LATER_TICKS: u32 = 3;
 
-impl Outbox {
-    /// Closes the session: queued replies are still sent, everything else is dropped, then the writer sends
-    /// `close` and stops. If called again, the first reason is kept.
-    pub fn close(&self, close: Close) {
-        let mut inner = self.lock();
-        if inner.close.is_none() {
-            let too_slow = close == Close::TooSlow;
-            inner.queue.retain(|(_, queued)| {
-                !too_slow && matches!(queued, QueuedFrame::Control { .. } | QueuedFrame::Text { .. })
-            });
-            if too_slow {
-                inner.positions.clear()
-            } else {
-                inner.positions.keep_acks()
-            }
-            inner.recount_bytes();
-            inner.behind.clear();
-            inner.close = Some(close);
-        }
-        self.notify_reader(inner);
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    close: Option<Close>,
+    /// Close reason for later, and the timer ticks left until then.
+    close_later: Option<Box<(Close, u32)>>,
+    is_cut: bool,
+}
+
+impl Ending {
+    /// The reason why the session is closing.
+    pub(super) fn reason(&self) -> Option<&Close> {
+        self.close.as_ref()
     }
 
-    /// Closes the session three timer ticks later, because its client would reconnect within a second and
-    /// meet the same failure. It is read until then.
-    pub fn close_later(&self, close: Close) {
-        let mut inner = self.lock();
-        if inner.close_later.is_none() {
-            inner.close_later = Some(Box::new((close, CLOSE_LATER_TICKS)));
-        }
+    pub(super) fn is_closing(&self) -> bool {
+        self.close.is_some()
     }
 
-    /// Called by the session's timers at each tick.
-    pub fn tick(&self) {
-        let mut inner = self.lock();
-        let Some(pending) = &mut inner.close_later else { return };
-        pending.1 -= 1;
-        if pending.1 == 0
-            && let Some(pending) = inner.close_later.take()
-        {
-            drop(inner);
-            self.close(pending.0);
-        }
+    /// True if the session ends now, without a close frame.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
-    /// Makes the session's reader check that its client has authenticated.
-    pub fn ask_for_authentication(&self) {
-        let mut inner = self.lock();
-        inner.must_authenticate = true;
-        self.notify_reader(inner);
+    pub(super) fn close(&mut self, close: Close) {
+        self.close.get_or_insert(close);
     }
 
-    /// Ends the session immediately: nothing more is sent.
-    pub fn cut(&self) {
-        let mut inner = self.lock();
-        inner.is_cut = true;
-        self.notify_reader(inner);
+    pub(super) fn close_later(&mut self, close: Close) {
+        self.close_later.get_or_insert_with(|| Box::new((close, CLOSE_LATER_TICKS)));
+    }
+
+    /// A timer tick. Returns the reason to close for after the last one.
+    pub(super) fn tick(&mut self) -> Option<Close> {
+        let (_, ticks) = self.close_later.as_deref_mut()?;
+        *ticks -= 1;
+        if *ticks > 0 { None } else { self.close_later.take().map(|pending| pending.0) }
+    }
+
+    pub(super) fn cut(&mut self) {
+        self.is_cut = true;
     }
 }

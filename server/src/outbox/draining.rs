@@ -1,9 +1,8 @@
-//! The session's side of its outbox: one task that writes queued frames and reads notices.
+//! The session's side of its outbox: one task that writes queued frames and reads notices, until the session ends.
 //!
 //! It is woken for frames that could not be written directly, once until it polls again. While the socket is
 //! full only notices wake it: queued frames have to wait for the socket anyway.
 
-use std::collections::VecDeque;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -11,18 +10,17 @@ use std::task::{Context, Poll, Waker};
 use syncline_protocol::close::Close;
 use syncline_replica::Pieces;
 
-use super::writer::MAX_DIRECT_BYTES;
-use super::{Inner, Outbox};
+use super::{Outbox, OutboxState};
 use crate::ids::LeaseId;
 use crate::websocket::Opcode;
 
-/// Bytes the writer takes at a time: the rest still counts towards the limit.
-pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
+/// If more than this is queued, the session's task writes it, possibly on another thread.
+const MAX_DIRECT_BYTES: usize = 16 * 1024;
 
-/// Result of taking from the outbox.
+/// What the writer has to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// Frames were handed to the caller.
+pub(crate) enum OutboxOutput {
+    /// Write the frames that were handed to the caller.
     Frames,
     /// Send this close reason, then end.
     Close(Close),
@@ -46,59 +44,57 @@ pub struct Notices {
 impl Outbox {
     /// Hands what is queued to `put`, in order; if there is nothing, registers the task of `cx` to be woken.
     /// Called only by the session's task, when the socket has accepted everything before.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Opcode, Pieces)) -> Poll<Taken> {
-        let mut inner = self.lock();
-        inner.note_written();
-        if inner.is_cut {
-            return Poll::Ready(Taken::Cut);
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Opcode, Pieces)) -> Poll<OutboxOutput> {
+        let mut state = self.lock();
+        state.queue.note_written();
+        if state.ending.is_cut() {
+            return Poll::Ready(OutboxOutput::Cut);
         }
-        if !inner.is_empty() {
-            if inner.take(&mut put) {
-                return Poll::Ready(Taken::Frames);
+        if !state.queue.is_empty() {
+            if state.queue.take(&mut put) {
+                return Poll::Ready(OutboxOutput::Frames);
             }
-        } else if let Some(close) = &inner.close {
-            return Poll::Ready(Taken::Close(close.clone()));
+        } else if let Some(close) = state.ending.reason() {
+            return Poll::Ready(OutboxOutput::Close(close.clone()));
         }
-        if inner.queue.is_empty() && !inner.behind.is_empty() {
+        if state.must_report_behind() {
             self.has_notices.store(true, Ordering::Release);
         }
-        inner.register(cx);
+        state.register(cx);
         Poll::Pending
     }
 
     /// Registers the task to be woken for notices while the socket is full. True if the session is cut.
     pub(super) fn poll_blocked(&self, cx: &mut Context<'_>) -> bool {
-        let mut inner = self.lock();
-        inner.register(cx);
-        inner.is_cut
+        let mut state = self.lock();
+        state.register(cx);
+        state.ending.is_cut()
     }
 
     /// Hands what is queued to `put`, in order, if it is little; otherwise wakes the session's task. Returns
     /// whether anything was handed over.
     pub(super) fn take_direct(&self, mut put: impl FnMut(Opcode, Pieces)) -> bool {
-        let mut inner = self.lock();
+        let mut state = self.lock();
         // A session that is closing or whose socket is full has been woken or will be.
-        if inner.is_cut || inner.close.is_some() || inner.is_blocked() || inner.is_empty() {
+        if state.ending.is_cut() || state.ending.is_closing() || !state.unsent.is_empty() || state.queue.is_empty() {
             return false;
         }
-        if inner.bytes > MAX_DIRECT_BYTES {
-            self.wake_writer(inner);
+        if state.queue.bytes() > MAX_DIRECT_BYTES {
+            self.wake_writer(state);
             return false;
         }
-        inner.take(&mut put)
+        state.queue.take(&mut put)
     }
 
     /// Notes that what [`Outbox::take_direct`] handed over was written, or became unsent: then the session's
     /// task waits for the socket.
     pub(super) fn note_written_directly(&self) {
-        let mut inner = self.lock();
-        if inner.is_blocked() {
-            let waker = inner.waker.take();
-            drop(inner);
-            waker.into_iter().for_each(Waker::wake);
+        let mut state = self.lock();
+        if state.unsent.is_empty() {
+            state.queue.note_written();
+            self.note_drained(state);
         } else {
-            inner.note_written();
-            self.note_drained(inner);
+            wake(state);
         }
     }
 
@@ -108,100 +104,119 @@ impl Outbox {
         if !self.has_notices.load(Ordering::Acquire) {
             return None;
         }
-        let mut inner = self.lock();
+        let mut state = self.lock();
         self.has_notices.store(false, Ordering::Release);
-        let ended = std::mem::take(&mut inner.ended_by_document);
-        ended.iter().for_each(|lease| _ = inner.ended_leases.remove(lease));
-        let has_drained = inner.queue.is_empty() && !inner.is_blocked();
-        let behind = if has_drained { std::mem::take(&mut inner.behind).into_iter().collect() } else { Vec::new() };
-        let must_authenticate = std::mem::take(&mut inner.must_authenticate);
-        Some(Notices { closing: inner.close.clone(), ended, must_authenticate, behind })
+        Some(Notices {
+            closing: state.ending.reason().cloned(),
+            ended: state.leases.take_ended_by_document(),
+            must_authenticate: std::mem::take(&mut state.must_authenticate),
+            behind: if state.has_drained() { state.leases.take_behind() } else { Vec::new() },
+        })
     }
 
     /// True if a further step 1 of a lease is not to be answered now: an earlier diff for it is not written yet, or it is
     /// behind. It is behind from now on, so its session requests the newer diff once the socket has drained. Also true if
     /// nothing is sent to the lease any more.
     pub fn must_defer_diff(&self, lease: LeaseId) -> bool {
-        let mut inner = self.lock();
-        if inner.rejects(lease) {
+        let state = self.lock();
+        if state.rejects(lease) {
             return true;
         }
-        let is_late = inner.behind.contains(&lease) || inner.unwritten_diffs.iter().any(|(_, of)| *of == lease);
+        let is_late = state.leases.is_behind(lease) || state.queue.has_unwritten_diff(lease);
         if is_late {
-            inner.fall_behind(lease);
-            self.note_drained(inner);
+            self.fall_behind(state, lease);
         }
         is_late
     }
 
     /// True if frames of a lease were dropped and its session has not been notified.
     pub fn is_behind(&self, lease: LeaseId) -> bool {
-        self.lock().behind.contains(&lease)
+        self.lock().leases.is_behind(lease)
+    }
+
+    /// Closes the session: queued replies are still sent, everything else is dropped, then the writer sends
+    /// `close` and stops. If called again, the first reason is kept.
+    pub fn close(&self, close: Close) {
+        let mut state = self.lock();
+        if !state.ending.is_closing() {
+            if close == Close::TooSlow {
+                state.queue.clear();
+            } else {
+                state.queue.keep_small_replies();
+            }
+            state.leases.clear_behind();
+            state.ending.close(close);
+        }
+        self.notify_reader(state);
+    }
+
+    /// Closes the session three timer ticks later, because its client would reconnect within a second and
+    /// meet the same failure. It is read until then.
+    pub fn close_later(&self, close: Close) {
+        self.lock().ending.close_later(close);
+    }
+
+    /// Called by the session's timers at each tick.
+    pub fn tick(&self) {
+        let close = self.lock().ending.tick();
+        if let Some(close) = close {
+            self.close(close);
+        }
+    }
+
+    /// Makes the session's reader check that its client has authenticated.
+    pub fn ask_for_authentication(&self) {
+        let mut state = self.lock();
+        state.must_authenticate = true;
+        self.notify_reader(state);
+    }
+
+    /// Ends the session immediately: nothing more is sent.
+    pub fn cut(&self) {
+        let mut state = self.lock();
+        state.ending.cut();
+        self.notify_reader(state);
     }
 
     /// Wakes the session's task to write what is queued.
-    pub(super) fn wake_writer(&self, mut inner: MutexGuard<'_, Inner>) {
-        if inner.is_blocked() {
-            return;
-        }
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
+    pub(super) fn wake_writer(&self, state: MutexGuard<'_, OutboxState>) {
+        if state.unsent.is_empty() {
+            wake(state);
         }
     }
 
     /// Wakes the session's task for a notice.
-    pub(super) fn notify_reader(&self, mut inner: MutexGuard<'_, Inner>) {
+    pub(super) fn notify_reader(&self, state: MutexGuard<'_, OutboxState>) {
         self.has_notices.store(true, Ordering::Release);
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(state);
     }
 
     /// Dropping frames may have emptied the queue, and then no later write would find it empty and report
     /// leases that are behind.
-    pub(super) fn note_drained(&self, inner: MutexGuard<'_, Inner>) {
-        if inner.queue.is_empty() && !inner.is_blocked() && !inner.behind.is_empty() {
-            self.notify_reader(inner);
+    pub(super) fn note_drained(&self, state: MutexGuard<'_, OutboxState>) {
+        if state.must_report_behind() {
+            self.notify_reader(state);
         }
     }
 }
 
-impl Inner {
+/// Wakes the session's task, after the lock is released.
+fn wake(mut state: MutexGuard<'_, OutboxState>) {
+    let waker = state.waker.take();
+    drop(state);
+    waker.into_iter().for_each(Waker::wake);
+}
+
+impl OutboxState {
     fn register(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
     }
 
-    pub(super) fn take(&mut self, put: &mut impl FnMut(Opcode, Pieces)) -> bool {
-        let mut taken_bytes = 0;
-        let mut has_taken = false;
-        while taken_bytes < MAX_TAKE_BYTES {
-            let Some((_, queued)) = self.queue.pop_front() else { break };
-            taken_bytes += queued.bytes();
-            self.control_bytes -= queued.control_bytes();
-            self.reply_bytes -= queued.reply_bytes();
-            self.shared_bytes -= queued.shared_bytes();
-            self.taken_own_bytes += queued.bytes() - queued.shared_bytes();
-            put(queued.opcode(), queued.into_pieces());
-            has_taken = true;
-        }
-        self.bytes -= taken_bytes;
-        self.taken_bytes += taken_bytes;
-        self.update_budget();
-        if self.queue.is_empty() {
-            // Frees its memory: most sessions are idle most of the time.
-            self.queue = VecDeque::new();
-        }
-        if !self.positions.is_empty() {
-            let gone = self.first_queued();
-            has_taken |= self.positions.take(gone, |frame| put(Opcode::Binary, frame.into()));
-        }
-        has_taken
+    /// True if the session can bring leases up to date now.
+    fn must_report_behind(&self) -> bool {
+        self.has_drained() && self.leases.are_any_behind()
     }
 }
 
@@ -216,16 +231,16 @@ mod for_tests {
         pub(crate) async fn frames(&self) -> Vec<Bytes> {
             let mut frames = Vec::new();
             let taken = std::future::poll_fn(|cx| self.poll_take(cx, |_, frame| frames.push(frame.to_bytes()))).await;
-            assert_eq!(taken, Taken::Frames);
+            assert_eq!(taken, OutboxOutput::Frames);
             frames
         }
 
         /// Takes what is queued: frames, or the end of the session.
-        pub(crate) fn try_frames(&self) -> Result<Vec<Bytes>, Taken> {
+        pub(crate) fn try_frames(&self) -> Result<Vec<Bytes>, OutboxOutput> {
             let mut frames = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
             match self.poll_take(&mut cx, |_, frame| frames.push(frame.to_bytes())) {
-                Poll::Pending | Poll::Ready(Taken::Frames) => Ok(frames),
+                Poll::Pending | Poll::Ready(OutboxOutput::Frames) => Ok(frames),
                 Poll::Ready(other) => Err(other),
             }
         }

@@ -7,6 +7,34 @@ use super::awareness::QueuedAwareness;
 use crate::ids::LeaseId;
 use crate::websocket::Opcode;
 
+/// Bytes of the frames of a queue.
+#[derive(Debug, Default)]
+pub(super) struct QueuedBytes {
+    pub(super) all: usize,
+    /// Part of `all` that cannot be dropped.
+    pub(super) control: usize,
+    /// Part of `all` that takes no room from changes.
+    pub(super) replies: usize,
+    /// Part of `all` that is shared with documents' memory.
+    pub(super) shared: usize,
+}
+
+impl QueuedBytes {
+    pub(super) fn add(&mut self, queued: &QueuedFrame) {
+        self.all += queued.bytes();
+        self.control += queued.control_bytes();
+        self.replies += queued.reply_bytes();
+        self.shared += queued.shared_bytes();
+    }
+
+    pub(super) fn remove(&mut self, queued: &QueuedFrame) {
+        self.all -= queued.bytes();
+        self.control -= queued.control_bytes();
+        self.replies -= queued.reply_bytes();
+        self.shared -= queued.shared_bytes();
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum QueuedFrame {
     Document {
@@ -88,7 +116,7 @@ impl QueuedFrame {
         matches!(self, QueuedFrame::Echo { lease, .. } if *lease == of)
     }
 
-    pub(super) fn control_bytes(&self) -> usize {
+    fn control_bytes(&self) -> usize {
         match self {
             QueuedFrame::Control { frame }
             | QueuedFrame::Step1 { frame, .. }
@@ -102,7 +130,7 @@ impl QueuedFrame {
         matches!(self, QueuedFrame::Reply { lease, .. } if *lease == of)
     }
 
-    pub(super) fn reply_bytes(&self) -> usize {
+    fn reply_bytes(&self) -> usize {
         if let QueuedFrame::Reply { pieces, .. } = self { pieces.len() } else { 0 }
     }
 
@@ -110,7 +138,16 @@ impl QueuedFrame {
         if let QueuedFrame::Reply { pieces, .. } = self { pieces.shared_bytes() } else { 0 }
     }
 
-    pub(super) fn belongs_to(&self, of: LeaseId) -> bool {
+    /// True if only the newer one of both is to be sent.
+    pub(super) fn is_replaced_by(&self, newer: &QueuedFrame) -> bool {
+        match (self, newer) {
+            (QueuedFrame::Step1 { lease, .. }, QueuedFrame::Step1 { lease: of_newer, .. }) => lease == of_newer,
+            (QueuedFrame::Pong { .. }, QueuedFrame::Pong { .. }) => true,
+            _ => false,
+        }
+    }
+
+    pub(super) fn is_change_for(&self, of: LeaseId) -> bool {
         matches!(self, QueuedFrame::Document { lease, .. } | QueuedFrame::Awareness { lease, .. } if *lease == of)
     }
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use syncline_protocol::awareness::{AwarenessEntry, encode};
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 
-use super::draining::MAX_TAKE_BYTES;
+use super::queue::MAX_TAKE_BYTES;
 use super::*;
 use crate::websocket::Opcode;
 
@@ -39,7 +39,7 @@ fn lease_behind_is_reported_once_socket_has_drained() {
     outbox.push_document(A, frame(20));
     assert!(outbox.behind_now().is_empty(), "too early");
     assert_eq!(frames(&outbox), [90]);
-    outbox.lock().unsent.push_back(frame(1));
+    outbox.lock().unsent.push(frame(1));
     outbox.leave(LeaseId(3));
     assert!(outbox.behind_now().is_empty(), "taken from the outbox, but not yet accepted by the socket");
     outbox.lock().unsent.clear();
@@ -54,6 +54,18 @@ fn lease_that_empties_queue_by_falling_behind_is_reported() {
     outbox.push_document(A, frame(60));
     outbox.push_document(A, frame(60));
     assert_eq!(outbox.behind_now(), [A]);
+}
+
+#[test]
+fn lease_behind_is_reported_when_leave_of_another_empties_queue() {
+    for push in [Outbox::push_document, Outbox::push_echo] {
+        let outbox = Outbox::new(100);
+        // Its `send` runs later, in a task of its own.
+        assert_eq!(push(&outbox, B, frame(90)), Pushed::First);
+        assert_eq!(outbox.push_document(A, frame(20)), Pushed::Dropped);
+        outbox.forget(B);
+        assert_eq!(outbox.behind_now(), [A]);
+    }
 }
 
 /// A task that counts its wake-ups.
@@ -83,9 +95,9 @@ fn task_is_woken_only_by_sends_and_notices() {
     outbox.send();
     outbox.send();
     times("sent", 1);
-    assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(Taken::Frames));
+    assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(OutboxOutput::Frames));
     assert!(outbox.poll_take(&mut cx, |_, _| ()).is_pending());
-    outbox.lock().unsent.push_back(frame(1));
+    outbox.lock().unsent.push(frame(1));
     assert!(!outbox.poll_blocked(&mut cx));
     assert_eq!(outbox.push_document(A, frame(1)), Pushed::First);
     assert_eq!(outbox.push_position(A, Position::Ack, frame(1)), Pushed::Queued);
@@ -97,7 +109,7 @@ fn task_is_woken_only_by_sends_and_notices() {
     outbox.cut();
     times("cut", 1);
     assert!(outbox.poll_blocked(&mut cx));
-    assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(Taken::Cut));
+    assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(OutboxOutput::Cut));
 }
 
 #[test]
@@ -122,7 +134,7 @@ fn frame_larger_than_limit_passes_if_queue_is_empty() {
 fn awareness(entries: &[(u64, u64, &str)]) -> AwarenessFrame {
     let entries = entries.iter().map(|&(client, clock, state)| AwarenessEntry { client, clock, state });
     let update = encode(entries);
-    let bytes = ywebsocket::Message::Awareness(&update).encode().into();
+    let bytes = YWebsocketMessage::Awareness(&update).encode().into();
     AwarenessFrame { bytes, update_bytes: update.len(), length: UpdateLength::Prefixed }
 }
 
@@ -137,7 +149,7 @@ fn queued_awareness_becomes_one_frame_of_newest_states() {
     let expected =
         [awareness(&[(1, 2, "one"), (2, 1, "null"), (3, 9, "3")]).bytes, frame(10), awareness(&[(1, 1, "of b")]).bytes];
     assert_eq!(outbox.try_frames().unwrap(), expected);
-    assert_eq!(outbox.lock().bytes, 0);
+    assert_eq!(outbox.lock().queue.bytes(), 0);
 }
 
 #[test]
@@ -147,7 +159,7 @@ fn awareness_for_slow_reader_is_bounded_by_its_states() {
         for client in 0..5 {
             assert_ne!(outbox.push_awareness(A, awareness(&[(client, clock, "\"a state\"")])), Pushed::Dropped);
         }
-        assert!(outbox.lock().bytes <= 2_000);
+        assert!(outbox.lock().queue.bytes() <= 2_000);
     }
     let newest: Vec<_> = (0..5).map(|client| (client, 9_999, "\"a state\"")).collect();
     assert_eq!(outbox.try_frames().unwrap(), [awareness(&newest).bytes]);
@@ -159,7 +171,7 @@ fn awareness_over_limit_makes_reader_resync() {
     let pushed: Vec<_> = (0..100).map(|client| outbox.push_awareness(A, awareness(&[(client, 1, "12345")]))).collect();
     assert_eq!(pushed.last(), Some(&Pushed::Dropped));
     assert_eq!(outbox.behind_now(), [A]);
-    assert_eq!(outbox.lock().bytes, 0);
+    assert_eq!(outbox.lock().queue.bytes(), 0);
     let large = "1".repeat(600);
     assert_eq!(outbox.push_awareness(A, awareness(&[(1, 2, &large)])), Pushed::First, "passes if the queue is empty");
 }
@@ -170,7 +182,7 @@ fn acks_are_kept_until_session_is_closed_as_too_slow() {
     for _ in 0..400 {
         outbox.push_control(frame(1));
     }
-    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
+    assert_eq!(outbox.try_frames(), Err(OutboxOutput::Close(Close::TooSlow)));
     let outbox = Outbox::new(100);
     for _ in 0..150 {
         outbox.push_control(frame(1));
@@ -221,7 +233,7 @@ fn replies_are_sent_before_first_close_reason() {
     assert_eq!(outbox.push_control(frame(3)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [1]);
     assert_eq!(outbox.take_notices().unwrap().closing, Some(Close::ServerStopping));
-    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::ServerStopping)));
+    assert_eq!(outbox.try_frames(), Err(OutboxOutput::Close(Close::ServerStopping)));
 }
 
 #[test]
@@ -265,7 +277,7 @@ fn lease_ended_by_document_is_announced_once_and_reported() {
     outbox.end_from_session(B, frame(5));
     outbox.end_from_document(B, frame(6));
     assert_eq!(frames(&outbox), [5]);
-    assert!(outbox.lock().ended_leases.is_empty(), "ended leases are not kept");
+    assert!(!outbox.lock().leases.has_any_ended(), "ended leases are not kept");
 }
 
 #[test]
@@ -279,7 +291,7 @@ fn lease_that_was_left_gets_nothing_more() {
     outbox.push_document(B, frame(20));
     assert_eq!(frames(&outbox), [20]);
     outbox.forget(A);
-    assert!(outbox.lock().ended_leases.is_empty());
+    assert!(!outbox.lock().leases.has_any_ended());
 }
 
 #[test]
@@ -291,7 +303,7 @@ fn diff_larger_than_limit_is_not_dropped_by_later_frames() {
     assert_eq!(outbox.push_document(A, frame(60)), Pushed::Queued, "a reply takes no room from changes");
     assert_eq!(outbox.push_document(A, frame(60)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300, 20]);
-    assert_eq!(outbox.lock().bytes, 0);
+    assert_eq!(outbox.lock().queue.bytes(), 0);
 }
 
 #[test]
@@ -355,7 +367,7 @@ fn newest_step_1_replaces_queued_one_and_too_many_bytes_close_session() {
     assert_eq!(frames(&outbox), [90]);
     let pushed: Vec<_> = (0..40).map(|lease| outbox.push_step1(LeaseId(lease), frame(1 << 20))).collect();
     assert_eq!(pushed.iter().filter(|pushed| **pushed == Pushed::Dropped).count(), 23, "17 exceed 16 MiB");
-    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
+    assert_eq!(outbox.try_frames(), Err(OutboxOutput::Close(Close::TooSlow)));
 }
 
 /// Never written to: these tests take the frames.

@@ -1,14 +1,14 @@
 //! Queue -> socket: everything queued is one write, and no write waits.
 //!
 //! The session's task writes, and so does any task that pushed onto an empty outbox ([`Outbox::send`]), in its own
-//! turn and without waking the session's task: one at a time, under the socket's lock. Frames keep their order
+//! turn and without waking the session's task: one at a time, under the writer's lock. Frames keep their order
 //! because its holder takes what is queued and writes it before it releases the lock. What the socket does not
 //! accept stays in the outbox as *unsent*; while there is any, the socket is full, and the session's task writes
 //! it and everything behind it. Only small amounts are written directly, so a turn stays short whatever is queued
 //! for one reader.
 //!
-//! Two locks: the socket's is held during a write, the queue's is not, so a push never waits for a write. The
-//! socket's is taken first.
+//! Two locks: the writer's is held during a write, the queue's is not, so a push never waits for a write. The
+//! writer's is taken first.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,17 +22,13 @@ use bytes::{Buf, Bytes};
 use syncline_protocol::close::Close;
 use syncline_replica::Pieces;
 
-use super::{Inner, Outbox, Taken};
+use super::{Outbox, OutboxOutput};
 use crate::websocket::{self, Opcode};
 
-/// If more than this is queued, the session's task writes it, possibly on another thread.
-pub(super) const MAX_DIRECT_BYTES: usize = 16 * 1024;
 /// Frames up to this size are copied into one buffer; larger ones are written without copying.
 const MAX_COPIED_BYTES: usize = 16 * 1024;
 /// Pieces of a larger frame up to this size are copied.
 const MAX_COPIED_PIECE_BYTES: usize = 127;
-/// Pieces per write when the socket accepts bytes again.
-const MAX_PIECES: usize = 64;
 /// Batches written before the reader is polled again.
 const MAX_BATCHES: usize = 4;
 /// A larger buffer is freed after use.
@@ -112,9 +108,9 @@ impl Batch<'_> {
     }
 }
 
-/// The socket of an outbox.
+/// Writes the frames of an outbox to its socket.
 #[derive(Default)]
-pub(super) struct Socket {
+pub(super) struct SocketWriter {
     /// `None` if a task takes what is pushed, and after the session has ended.
     wire: Option<Box<dyn Wire>>,
     /// Bytes that the socket has accepted so far.
@@ -128,12 +124,12 @@ pub(super) struct Socket {
 impl Outbox {
     /// Sends what was pushed. Must be called after a push returned [`super::Pushed::First`].
     pub fn send(&self) {
-        let mut socket = self.lock_socket();
-        if socket.wire.is_none() {
+        let mut writer = self.lock_writer();
+        if writer.wire.is_none() {
             return self.send_later();
         }
-        if !socket.is_closing {
-            socket.write_direct(self);
+        if !writer.is_closing {
+            writer.write_direct(self);
         }
     }
 
@@ -146,18 +142,18 @@ impl Outbox {
     /// Writes until nothing is queued or the socket is full; ready when the outbox is closed. Called by the
     /// session's task only.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<Result<Close, Broken>> {
-        let mut socket = self.lock_socket();
+        let mut writer = self.lock_writer();
         for _ in 0..MAX_BATCHES {
-            match socket.poll_unsent(cx, self) {
+            match writer.poll_unsent(cx, self) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken)),
                 Poll::Pending if self.poll_blocked(cx) => return Poll::Ready(Err(Broken)),
                 Poll::Pending => return Poll::Pending,
             }
-            match ready!(socket.poll_batch(cx, self)) {
-                Ok(Taken::Frames) => {}
-                Ok(Taken::Close(close)) => return Poll::Ready(Ok(close)),
-                Ok(Taken::Cut) | Err(_) => return Poll::Ready(Err(Broken)),
+            match ready!(writer.poll_batch(cx, self)) {
+                Ok(OutboxOutput::Frames) => {}
+                Ok(OutboxOutput::Close(close)) => return Poll::Ready(Ok(close)),
+                Ok(OutboxOutput::Cut) | Err(_) => return Poll::Ready(Err(Broken)),
             }
         }
         cx.waker().wake_by_ref();
@@ -169,17 +165,17 @@ impl Outbox {
         let mut frame = Vec::with_capacity(websocket::MAX_HEAD_BYTES + payload.len());
         websocket::write_head(&mut frame, opcode, payload.len());
         frame.extend_from_slice(payload);
-        self.lock().unsent.push_back(frame.into());
+        self.lock().unsent.push(frame);
     }
 
     /// Sends a close frame and ends the outgoing stream.
     pub(crate) async fn close_socket(&self, frame: Vec<u8>) -> Result<(), Broken> {
-        self.lock_socket().is_closing = true;
-        self.lock().unsent.push_back(frame.into());
+        self.lock_writer().is_closing = true;
+        self.lock().unsent.push(frame);
         poll_fn(|cx| {
-            let mut socket = self.lock_socket();
-            ready!(socket.poll_unsent(cx, self))?;
-            Poll::Ready(socket.wire()?.shutdown())
+            let mut writer = self.lock_writer();
+            ready!(writer.poll_unsent(cx, self))?;
+            Poll::Ready(writer.wire()?.shutdown())
         })
         .await
         .map_err(|_| Broken)
@@ -187,32 +183,32 @@ impl Outbox {
 
     /// Closes the socket: the session has ended.
     pub(crate) fn disconnect(&self) {
-        self.lock_socket().wire = None;
-        self.lock().unsent = VecDeque::new();
+        self.lock_writer().wire = None;
+        self.lock().unsent.clear();
     }
 
     /// True if the socket has not accepted everything.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.lock().is_blocked()
+        !self.lock().unsent.is_empty()
     }
 
     /// Bytes that the socket has accepted so far.
     pub(crate) fn written(&self) -> u64 {
-        self.lock_socket().written
+        self.lock_writer().written
     }
 
     /// True if a message was sent since the last call.
     pub(crate) fn take_has_sent_message(&self) -> bool {
-        std::mem::take(&mut self.lock_socket().has_sent_message)
+        std::mem::take(&mut self.lock_writer().has_sent_message)
     }
 
     /// Held only for non-blocking writes.
-    fn lock_socket(&self) -> MutexGuard<'_, Socket> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_writer(&self) -> MutexGuard<'_, SocketWriter> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Socket {
+impl SocketWriter {
     pub(super) fn new(wire: impl Wire) -> Self {
         Self { wire: Some(Box::new(wire)), ..Self::default() }
     }
@@ -236,12 +232,12 @@ impl Socket {
         }
     }
 
-    fn poll_batch(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<Taken>> {
+    fn poll_batch(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<OutboxOutput>> {
         BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
             let taken = ready!(outbox.poll_take(cx, |opcode, payload| self.put(&mut batch, opcode, payload)));
-            if taken == Taken::Frames {
+            if taken == OutboxOutput::Frames {
                 self.write(batch, outbox)?;
             }
             if copied.capacity() > MAX_KEPT_BYTES {
@@ -267,24 +263,21 @@ impl Socket {
         };
         let written = written.unwrap_or(0);
         if written < len {
-            let mut rest = batch.rest(written);
-            let mut inner = outbox.lock();
-            // The timers may have queued a frame meanwhile.
-            rest.append(&mut inner.unsent);
-            inner.unsent = rest;
+            let rest = batch.rest(written);
+            outbox.lock().unsent.push_rest(rest);
         }
         Ok(())
     }
 
     fn poll_unsent(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
         loop {
-            let pieces: Vec<Bytes> = outbox.lock().unsent.iter().take(MAX_PIECES).cloned().collect();
+            let pieces = outbox.lock().unsent.first_pieces();
             if pieces.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
             match self.try_write(&slices)? {
-                Some(written) => outbox.lock().drop_unsent(written),
+                Some(written) => outbox.lock().unsent.drop_written(written),
                 None => ready!(self.wire()?.poll_writable(cx))?,
             }
         }
@@ -304,30 +297,9 @@ impl Socket {
     }
 }
 
-impl fmt::Debug for Socket {
+impl fmt::Debug for SocketWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("written", &self.written).finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    /// True if the socket has not accepted everything that was taken: it is full.
-    pub(super) fn is_blocked(&self) -> bool {
-        !self.unsent.is_empty()
-    }
-
-    /// Removes bytes that the socket has accepted from the unsent ones.
-    fn drop_unsent(&mut self, mut written: usize) {
-        while let Some(next) = self.unsent.front_mut() {
-            let taken = written.min(next.len());
-            next.advance(taken);
-            written -= taken;
-            if !next.is_empty() {
-                return;
-            }
-            self.unsent.pop_front();
-        }
-        self.unsent = VecDeque::new();
+        f.debug_struct("SocketWriter").field("written", &self.written).finish_non_exhaustive()
     }
 }
 

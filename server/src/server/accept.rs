@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadBuf, ReadHalf, Wri
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::Shared;
+use super::ServerContext;
 use crate::auth::Handshake;
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
@@ -40,25 +40,30 @@ const HEAD_READ_BYTES: usize = 2048;
 type Replayed<S> = Join<Chain<io::Cursor<Bytes>, ReadHalf<S>>, WriteHalf<S>>;
 
 /// Runs a connection until it has ended or become a session.
-pub(super) async fn run<S: Stream>(mut socket: S, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+pub(super) async fn run<S: Stream>(
+    mut socket: S,
+    address: SocketAddr,
+    unfinished: Unfinished,
+    shared: Arc<ServerContext>,
+) {
     let cut = unfinished.cut();
     let mut read = BytesMut::new();
     let upgrade = tokio::select! {
         upgrade = timeout(HEADER_TIMEOUT, upgrade(&mut socket, &mut read, &shared.allow_origin)) => upgrade,
         () = shared.context.stop.cancelled() => return,
-        () = cut.cancelled() => return debug!(%peer, "cut to make room: the client had not sent a request"),
+        () = cut.cancelled() => return debug!(address = %address.ip(), "cut to make room: the client had not sent a request"),
     };
     match upgrade {
         Ok(Ok(Some(upgrade))) => {
             let Upgrade { uri, headers, .. } = *upgrade;
-            let session = new_session(&uri, headers, peer, Some(unfinished), &shared);
+            let session = new_session(&uri, headers, address, Some(unfinished), &shared);
             let context = Arc::clone(&shared.context);
             shared.sessions.spawn(session::run(socket, read.freeze(), session, context));
         }
         // Boxed: rare, and a large future.
-        Ok(Ok(None)) => Box::pin(serve_http(socket, read.freeze(), peer, unfinished, shared)).await,
-        Ok(Err(error)) => debug!(%peer, %error, "the connection ended before a request"),
-        Err(_) => debug!(%peer, "no request within the time limit"),
+        Ok(Ok(None)) => Box::pin(serve_http(socket, read.freeze(), address, unfinished, shared)).await,
+        Ok(Err(error)) => debug!(address = %address.ip(), %error, "the connection ended before a request"),
+        Err(_) => debug!(address = %address.ip(), "no request within the time limit"),
     }
 }
 
@@ -104,9 +109,9 @@ async fn read_some<S: Stream>(socket: &mut S, read: &mut BytesMut) -> io::Result
 fn new_session(
     uri: &Uri,
     headers: HeaderMap,
-    peer: SocketAddr,
+    address: SocketAddr,
     unfinished: Option<Unfinished>,
-    shared: &Shared,
+    shared: &ServerContext,
 ) -> session::Peer {
     let id = SessionId(shared.session_ids.next());
     let user = shared.user_header.as_ref().and_then(|name| headers.get(name));
@@ -115,7 +120,7 @@ fn new_session(
     shared.context.services.metrics.sessions.inc();
     let path = shared.path_prefix.strip(handshake::document_path(uri));
     debug!(session = %id, path, "session started");
-    let mut handshake = Handshake::new(path, peer);
+    let mut handshake = Handshake::new(path, address);
     if shared.context.services.auth.reads_handshake() {
         handshake = handshake.with(uri.query().unwrap_or_default(), headers);
     }
@@ -124,17 +129,23 @@ fn new_session(
 
 /// A connection whose requests hyper reads.
 struct HttpConnection {
-    peer: SocketAddr,
+    address: SocketAddr,
     /// Moves to the session on an upgrade.
     unfinished: Mutex<Option<Unfinished>>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
 }
 
 /// Serves requests other than the common WebSocket handshake.
-async fn serve_http<S: Stream>(socket: S, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+async fn serve_http<S: Stream>(
+    socket: S,
+    read: Bytes,
+    address: SocketAddr,
+    unfinished: Unfinished,
+    shared: Arc<ServerContext>,
+) {
     let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
-    let connection = HttpConnection { peer, unfinished: Mutex::new(Some(unfinished)), shared };
+    let connection = HttpConnection { address, unfinished: Mutex::new(Some(unfinished)), shared };
     let service = service_fn(move |request| match is_upgrade(&request) {
         true => Either::Left(future::ready(Ok(upgrade_by_hyper::<S>(request, &connection).map(Body::new)))),
         false => Either::Right(connection.shared.routes.call(request)),
@@ -148,9 +159,9 @@ async fn serve_http<S: Stream>(socket: S, read: Bytes, peer: SocketAddr, unfinis
         .serve_connection(TokioIo::new(replayed), service)
         .with_upgrades();
     tokio::select! {
-        served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
+        served = serve => if let Err(error) = served { debug!(address = %address.ip(), %error, "HTTP connection ended") },
         () = context.stop.cancelled() => {}
-        () = cut.cancelled() => debug!(%peer, "cut to make room: the client had not sent a request"),
+        () = cut.cancelled() => debug!(address = %address.ip(), "cut to make room: the client had not sent a request"),
     }
 }
 
@@ -174,25 +185,25 @@ fn upgrade_by_hyper<S: Stream>(mut request: Request<Incoming>, connection: &Http
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let unfinished = connection.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let (peer, parts, shared) = (connection.peer, request.into_parts().0, Arc::clone(shared));
+    let (address, parts, shared) = (connection.address, request.into_parts().0, Arc::clone(shared));
     connection.shared.sessions.spawn(async move {
         let Some((socket, read)) = upgraded::<S>(upgrade).await else {
-            return debug!(%peer, "the connection ended during the upgrade");
+            return debug!(address = %address.ip(), "the connection ended during the upgrade");
         };
-        let session = new_session(&parts.uri, parts.headers, peer, unfinished, &shared);
+        let session = new_session(&parts.uri, parts.headers, address, unfinished, &shared);
         session::run(socket, read, session, Arc::clone(&shared.context)).await;
     });
     response
 }
 
 fn refuse_origin(foreign: &ForeignOrigin, connection: &HttpConnection) -> Response<Full<Bytes>> {
-    let (peer, why) = (connection.peer, foreign.explain());
+    let (address, why) = (connection.address.ip(), foreign.explain());
     if let Some(not_logged) =
         connection.shared.context.services.log_limit.admit(("web page refused", 403), Instant::now())
     {
-        warn!(%peer, origin = foreign.origin, host = foreign.host, code = 403, not_logged, "web page refused: {why}");
+        warn!(%address, origin = foreign.origin, host = foreign.host, code = 403, not_logged, "web page refused: {why}");
     } else {
-        debug!(%peer, origin = foreign.origin, host = foreign.host, code = 403, "web page refused");
+        debug!(%address, origin = foreign.origin, host = foreign.host, code = 403, "web page refused");
     }
     http::refuse_upgrade(StatusCode::FORBIDDEN, &why)
 }

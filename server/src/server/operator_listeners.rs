@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{ACCEPT_PAUSE, Shared};
+use super::{ACCEPT_PAUSE, ServerContext};
 use crate::admin::AdminSocket;
 use crate::metrics::Now;
 
@@ -105,7 +105,7 @@ impl Accept for AdminSocket {
 }
 
 /// The gauges of `/metrics`.
-pub(super) fn now(shared: &Shared) -> Now {
+pub(super) fn now(shared: &ServerContext) -> Now {
     let context = &shared.context;
     Now {
         sessions: context.services.gate.sessions(),

@@ -41,7 +41,7 @@ use tracing::{debug, info};
 use self::frames::Frames;
 use self::identity::SessionIdentity;
 use self::rate_limit::{RateLimitedSocket, RateLimiter};
-use self::reader::{ReadEnd, Reader};
+use self::reader::{ReadEnd, SessionReader};
 pub(crate) use self::shutdown::Stop;
 use self::timers::{Liveness, Timers};
 pub use self::wire::{Socket, Stream, Wire};
@@ -187,7 +187,7 @@ pub fn run<S: Socket>(
         let liveness = Liveness::default();
         let timers = pin!(sleep_until(Instant::now()));
         let mut timers = Timers::new(timers, &context, &liveness, &limiter);
-        let mut reader = Reader::new(&context, &outbox, &users, &access, &liveness, &limiter, &mut unfinished);
+        let mut reader = SessionReader::new(&context, &outbox, &users, &access, &liveness, &limiter, &mut unfinished);
         let ended = drive(&mut reader, &mut frames, &outbox, &mut timers).await;
         let session = SessionLabel { id, access: &access, refused_user: refused_user.as_ref() };
         if let Some(last_frame) = last_frame(&session, ended, &context) {
@@ -273,7 +273,7 @@ enum SessionEnd {
 
 /// Reads and writes concurrently until one of them ends, then ends the other.
 async fn drive(
-    reader: &mut Reader<'_>,
+    reader: &mut SessionReader<'_>,
     frames: &mut Frames<impl AsyncRead + Unpin>,
     outbox: &Outbox,
     timers: &mut Timers<'_>,

@@ -22,7 +22,7 @@ use crate::outbox::{Notices, Outbox};
 use crate::websocket::{FrameError, Incoming};
 
 /// The reading half of a session; owns the leases.
-pub(super) struct Reader<'a> {
+pub(super) struct SessionReader<'a> {
     context: &'a Arc<Context>,
     outbox: &'a Arc<Outbox>,
     users: &'a Arc<SessionUsers>,
@@ -60,7 +60,7 @@ enum Input {
     Frame(Result<Incoming, SocketEnd>),
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SessionReader<'a> {
     pub(super) fn new(
         context: &'a Arc<Context>,
         outbox: &'a Arc<Outbox>,

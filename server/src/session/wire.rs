@@ -2,7 +2,7 @@
 //!
 //! TCP and Unix-domain sockets implement it. TLS fits here: while the handshakes are made, a TLS stream is read and written
 //! as one ([`Stream`]); [`Socket::split`] then shares one rustls connection between the halves behind a lock. The reading
-//! half passes it the bytes of the socket; [`Wire::try_write`], which the outbox calls with its socket's lock held, encrypts
+//! half passes it the bytes of the socket; [`Wire::try_write`], which the outbox calls with its writer's lock held, encrypts
 //! and writes as much as the socket accepts, and returns `WouldBlock` while records from an earlier call are unsent.
 
 use std::io::{self, IoSlice};
@@ -22,22 +22,22 @@ impl<S: Socket + AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {}
 /// A connection that a session runs on.
 pub trait Socket: Send {
     /// The reading half.
-    type Read: AsyncRead + Unpin + Send;
+    type ReadHalf: AsyncRead + Unpin + Send;
     /// The writing half.
-    type Wire: Wire;
+    type WriteHalf: Wire;
 
     /// Splits the connection. Dropping both halves closes it.
-    fn split(self) -> (Self::Read, Self::Wire);
+    fn split(self) -> (Self::ReadHalf, Self::WriteHalf);
 }
 
 /// A stream and the two halves that Tokio splits it into.
 macro_rules! tokio_socket {
     ($stream:ty, $halves:ident) => {
         impl Socket for $stream {
-            type Read = $halves::OwnedReadHalf;
-            type Wire = $halves::OwnedWriteHalf;
+            type ReadHalf = $halves::OwnedReadHalf;
+            type WriteHalf = $halves::OwnedWriteHalf;
 
-            fn split(self) -> (Self::Read, Self::Wire) {
+            fn split(self) -> (Self::ReadHalf, Self::WriteHalf) {
                 self.into_split()
             }
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::varint::{write_var_bytes, write_var_uint};
 
 /// Documents opened and left before memory is measured: buffers, threads and heaps have grown by then.
@@ -82,7 +82,7 @@ fn open(socket: &mut BufReader<TcpStream>, documents: Range<usize>) -> Vec<Strin
 
 fn open_and_leave(socket: &mut BufReader<TcpStream>, documents: Range<usize>) {
     let names = open(socket, documents);
-    let leaving = names.iter().flat_map(|name| frame(&Message::Close("").encode(name)));
+    let leaving = names.iter().flat_map(|name| frame(&HocuspocusMessage::Close("").encode(name)));
     socket.get_mut().write_all(&leaving.collect::<Vec<u8>>()).unwrap();
 }
 

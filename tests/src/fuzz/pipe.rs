@@ -74,8 +74,8 @@ impl Inner {
 }
 
 impl Socket for ServerEnd {
-    type Read = DuplexStream;
-    type Wire = ServerOutput;
+    type ReadHalf = DuplexStream;
+    type WriteHalf = ServerOutput;
 
     fn split(self) -> (DuplexStream, ServerOutput) {
         (self.read, self.output)

@@ -9,11 +9,11 @@ use syncline_client::yrs::{Any, Text, WriteTxn};
 use syncline_log::backup::{self, Pace};
 use syncline_log::store::Write;
 use syncline_log::{Record, SledStore, Store};
-use syncline_protocol::hocuspocus;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 
 use crate::fixtures;
 
@@ -25,8 +25,8 @@ pub fn messages() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for vector in fixtures::yjs_vectors().into_iter().take(20) {
         for update in vector.updates.iter().take(20) {
-            seeds.push(ywebsocket::Message::Sync(SyncMessage::Update(update)).encode());
-            seeds.push(hocuspocus::Message::Sync(SyncMessage::Update(update)).encode("a name"));
+            seeds.push(YWebsocketMessage::Sync(SyncMessage::Update(update)).encode());
+            seeds.push(HocuspocusMessage::Sync(SyncMessage::Update(update)).encode("a name"));
             seeds.push(ToServer::Change { channel: 1, batch: 2, update }.encode());
         }
         // The events of one document.

@@ -12,11 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use syncline_log::memory::MemoryStore;
 use syncline_log::{Committer, Log, Store};
-use syncline_protocol::hocuspocus::{self, End};
+use syncline_protocol::hocuspocus::{self, End, HocuspocusMessage};
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::{Proposal, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_replica::HubDocument;
 use syncline_server::Metrics;
 use syncline_server::auth::{Handshake, OpenToAll};
@@ -150,7 +150,7 @@ impl World {
     /// Checks that the message is valid in a dialect, and that an acknowledged native sequence number is on the disk.
     /// Returns whether it is the y-websocket echo of the healthy edit.
     fn check_message(&self, payload: &[u8]) -> bool {
-        if let Ok(ywebsocket::Message::Sync(SyncMessage::Update(update))) = ywebsocket::Message::decode(payload)
+        if let Ok(YWebsocketMessage::Sync(SyncMessage::Update(update))) = YWebsocketMessage::decode(payload)
             && update == HEALTHY_EDIT
         {
             return true;
@@ -161,13 +161,13 @@ impl World {
                 let last = documents.iter().filter_map(|name| self.store.load(name).ok().flatten());
                 let last = last.map(|stored| stored.last()).max().unwrap_or(Seq::ZERO);
                 // The same bytes may be a message of another dialect, without a sequence number.
-                let is_other = ywebsocket::Message::decode(payload).is_ok()
+                let is_other = YWebsocketMessage::decode(payload).is_ok()
                     || hocuspocus::Frame::decode(payload, End::Client).is_ok();
                 assert!(is_other || seq <= last, "acknowledged too early: {seq:?}, on disk: {last:?}");
             }
             Ok(_) => {}
             Err(_) => {
-                let is_other = ywebsocket::Message::decode(payload).is_ok()
+                let is_other = YWebsocketMessage::decode(payload).is_ok()
                     || hocuspocus::Frame::decode(payload, End::Client).is_ok();
                 assert!(is_other, "not a message of any dialect: {payload:?}");
             }
@@ -224,7 +224,7 @@ impl World {
 }
 
 fn sync(message: SyncMessage<'_>) -> Vec<u8> {
-    ywebsocket::Message::Sync(message).encode()
+    YWebsocketMessage::Sync(message).encode()
 }
 
 fn binary(payload: &[u8]) -> Vec<u8> {
@@ -266,7 +266,7 @@ fn server_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
 /// The bytes that a hostile client sends for one piece of the input.
 fn client_bytes(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
     let channel = payload.first().map_or(0, |first| u64::from(first & 3));
-    let hocuspocus = |message: hocuspocus::Message<'_>| binary(&message.encode("doc"));
+    let hocuspocus = |message: HocuspocusMessage<'_>| binary(&message.encode("doc"));
     let text = String::from_utf8_lossy(&payload[..payload.len().min(100)]);
     let native = |message: ToServer<'_>| binary(&message.encode());
     Some(match kind {
@@ -275,14 +275,14 @@ fn client_bytes(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
         2 => binary(&sync(SyncMessage::Step1(payload))),
         3 => binary(&sync(SyncMessage::Step2(payload))),
         4 => binary(&sync(SyncMessage::Update(payload))),
-        5 => binary(&ywebsocket::Message::Awareness(payload).encode()),
-        6 => binary(&ywebsocket::Message::QueryAwareness.encode()),
-        7 => hocuspocus(hocuspocus::Message::Token { token: &text, version: None }),
-        8 => hocuspocus(hocuspocus::Message::Sync(SyncMessage::Update(payload))),
-        9 => hocuspocus(hocuspocus::Message::Sync(SyncMessage::Step1(payload))),
-        10 => hocuspocus(hocuspocus::Message::Awareness(payload)),
-        11 => hocuspocus(hocuspocus::Message::Close(&text)),
-        12 => binary(&hocuspocus::Message::Token { token: "", version: None }.encode(&text)),
+        5 => binary(&YWebsocketMessage::Awareness(payload).encode()),
+        6 => binary(&YWebsocketMessage::QueryAwareness.encode()),
+        7 => hocuspocus(HocuspocusMessage::Token { token: &text, version: None }),
+        8 => hocuspocus(HocuspocusMessage::Sync(SyncMessage::Update(payload))),
+        9 => hocuspocus(HocuspocusMessage::Sync(SyncMessage::Step1(payload))),
+        10 => hocuspocus(HocuspocusMessage::Awareness(payload)),
+        11 => hocuspocus(HocuspocusMessage::Close(&text)),
+        12 => binary(&HocuspocusMessage::Token { token: "", version: None }.encode(&text)),
         13 => native(ToServer::Hello { version: VERSION, device: 7 }),
         14 => {
             let (document, cursor) = (if channel == 3 { &*text } else { "doc" }, None);

@@ -18,7 +18,7 @@ use syncline_protocol::update::{
     ScanLimits, Structs, Summary, delete_set, is_circular, needs, scan_state_vector, scan_update, scan_value,
     state_vector_entries, type_depth, update_ranges, verdict,
 };
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_replica::{HubDocument, Known, PendingLimits, Replica, StructStore};
 use syncline_server::config::RawConfig;
 use syncline_server::internals::{
@@ -77,8 +77,8 @@ fn handshake(bytes: &[u8]) {
 }
 
 fn ywebsocket(bytes: &[u8]) {
-    if let Ok(message) = ywebsocket::Message::decode(bytes) {
-        assert_eq!(ywebsocket::Message::decode(&message.encode()), Ok(message));
+    if let Ok(message) = YWebsocketMessage::decode(bytes) {
+        assert_eq!(YWebsocketMessage::decode(&message.encode()), Ok(message));
     }
 }
 

@@ -33,10 +33,11 @@ mod formats {
     mod golden;
 }
 
-/// Backup, restore, export and import.
+/// Backup, restore, repair, export and import.
 mod operator {
     mod backup;
     mod backup_pace;
+    mod repair;
     mod requests;
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use rand::RngExt;
 use syncline_client::Ulid;
 use syncline_client::types::choice::Signature;
-use syncline_client::types::{ChoiceRegister, Counter, Hlc, LwwMap, Value};
+use syncline_client::types::{ChoiceRegister, CounterRoot, Hlc, LwwMapRoot, Value};
 use syncline_client::yrs::{Any, Array, GetString, Map, Out, Text, TransactionMut, WriteTxn};
 
 /// Keys that `put` and `last` write.
@@ -99,9 +99,9 @@ impl ActorEdit {
                 replaced.extend(map.get(txn, &self.key()).and_then(|before| string_of(&before)));
                 map.insert(txn, self.key(), id);
             }
-            ActorEditKind::Count => drop(Counter::new("counter").increment(txn, self.amount() as i64)?),
+            ActorEditKind::Count => drop(CounterRoot::new("counter").increment(txn, self.amount() as i64)?),
             ActorEditKind::Last => {
-                let map = LwwMap::new("last");
+                let map = LwwMapRoot::new("last");
                 let before = map.get(txn, &self.key());
                 replaced.extend(before.and_then(string_in));
                 map.set(txn, &mut Hlc::new(self.author()), now_ms(), &self.key(), &Value::Text(id))?;

@@ -15,9 +15,9 @@ use syncline_log::failpoint::{Point, VARIABLE};
 use tokio::time::{sleep, timeout};
 
 use super::author::Author;
-use super::fleet::{CheckReport, Fleet, Load, authors, check_documents};
+use super::fleet::{CheckReport, Fleet, FleetArgs, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
-use crate::server::{ServerProcess, program};
+use crate::server::ServerProcess;
 
 /// Latest kill after the start of the authors.
 const LATEST_KILL_MS: u64 = 600;
@@ -36,15 +36,8 @@ pub(crate) struct CrashArgs {
     /// Number of crashes.
     #[arg(long, default_value_t = 200)]
     rounds: u32,
-    /// Seed of every random choice.
-    #[arg(long, env = "SYNCLINE_SEED", default_value_t = 1)]
-    seed: u64,
-    /// Number of authors of each dialect.
-    #[arg(long, default_value_t = 20)]
-    writers: usize,
-    /// Server binary [default: `syncline` in the directory of this program]
-    #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
-    server_bin: Option<PathBuf>,
+    #[command(flatten)]
+    fleet: FleetArgs,
     /// Directory in which the store is created [default: the temporary directory]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -74,8 +67,8 @@ impl Crash {
         let Some(&point) = points.get(round as usize % turns) else { return Self::Signal(late) };
         match point {
             Point::Opened => Self::InRecovery(late, point),
-            Point::CardWritten if rng.random_bool(0.5) => Self::InRecovery(late, point),
-            Point::CardWritten => Self::InStop(late, point),
+            Point::InfoWritten if rng.random_bool(0.5) => Self::InRecovery(late, point),
+            Point::InfoWritten => Self::InStop(late, point),
             Point::BeforeAppend | Point::AfterAppend | Point::BeforeSync | Point::AfterSync | Point::BeforeAck => {
                 Self::At(point, rng.random_range(1..=120))
             }
@@ -94,7 +87,7 @@ impl Crash {
         match self {
             Self::At(point, passage) => Some(format!("{point}:{passage}")),
             Self::InBackup(_, point) => Some(format!("{point}:1")),
-            // The card is written for the first time when the store opens.
+            // The info file is written for the first time when the store opens.
             Self::InStop(_, point) => Some(format!("{point}:2")),
             Self::Signal(_) | Self::InRecovery(..) => None,
         }
@@ -120,9 +113,9 @@ pub(crate) async fn run(args: CrashArgs) -> Result<bool> {
         Some(parent) => tempfile::Builder::new().prefix("syncline-crash-").tempdir_in(parent)?,
         None => tempfile::Builder::new().prefix("syncline-crash-").tempdir()?,
     };
-    let server = ServerProcess::new(program(args.server_bin.as_deref())?, directory.path().join("server"))
+    let server = ServerProcess::new(args.fleet.server.path()?, directory.path().join("server"))
         .with_arguments(&["--idle-unload-seconds", "0"]);
-    let rng = StdRng::seed_from_u64(args.seed);
+    let rng = StdRng::seed_from_u64(args.fleet.seed);
     let rounds = args.rounds;
     let mut run = CrashRun {
         directory: directory.path().to_owned(),
@@ -145,7 +138,7 @@ pub(crate) async fn run(args: CrashArgs) -> Result<bool> {
     if run.report.complaints.is_empty() {
         run.check_all_documents().await?;
     }
-    let seed = run.args.seed;
+    let seed = run.args.fleet.seed;
     writeln!(out, "crash, seed {seed}: {rounds} crashes in {:.0} s; {}", begin.elapsed().as_secs_f64(), run.report)?;
     for (crash, times) in &run.crashes {
         writeln!(out, "  {times:4} x {crash}")?;
@@ -187,8 +180,8 @@ impl CrashRun {
         let failpoint = crash.failpoint().map(|failpoint| (VARIABLE, failpoint));
         self.server.set_environment(failpoint.as_slice());
         let url = format!("ws://{}", self.server.start().await?);
-        let prefix = format!("r{}-{round}", self.args.seed);
-        let authors = authors(&prefix, self.args.writers, DOCUMENTS, Load::Mixed, &mut self.rng);
+        let prefix = format!("r{}-{round}", self.args.fleet.seed);
+        let authors = authors(&prefix, self.args.fleet.writers, DOCUMENTS, Load::Mixed, &mut self.rng);
         let mut fleet = Fleet::start(&url, authors);
         for _ in 0..3 {
             let seed = self.rng.random();
@@ -234,7 +227,7 @@ impl CrashRun {
 
     /// Starts a backup of the running server.
     fn backup(&self) -> Result<tokio::process::Child> {
-        let mut command = tokio::process::Command::new(program(self.args.server_bin.as_deref())?);
+        let mut command = tokio::process::Command::new(self.args.fleet.server.path()?);
         command.arg("backup").arg(self.directory.join("backup")).arg("--data").arg(self.directory.join("server"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         command.spawn().context("cannot start a backup")
@@ -280,7 +273,7 @@ impl CrashRun {
         let all = check_documents(&url, &self.records.iter().collect::<Vec<_>>(), None).await;
         self.report.complaints.extend(all.complaints.into_iter().map(|what| format!("at the end: {what}")));
         self.server.kill().await?;
-        let mut verify = tokio::process::Command::new(program(self.args.server_bin.as_deref())?);
+        let mut verify = tokio::process::Command::new(self.args.fleet.server.path()?);
         verify.arg("verify").arg("--data").arg(self.directory.join("server"));
         let output = verify.output().await?;
         if !output.status.success() {

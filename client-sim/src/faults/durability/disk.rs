@@ -6,7 +6,6 @@ mod slow;
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -23,7 +22,7 @@ use super::fleet::{Fleet, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
 use super::mount::{Mount, unavailable};
 use crate::peer::Dialect;
-use crate::server::{ServerProcess, program};
+use crate::server::{ServerBinary, ServerProcess};
 
 /// Size of the disk in the full-disk trial.
 const DISK_MEBIBYTES: u64 = 64;
@@ -65,9 +64,8 @@ pub(crate) struct DiskFaultArgs {
     /// Seed of every random choice.
     #[arg(long, env = "SYNCLINE_SEED", default_value_t = 1)]
     seed: u64,
-    /// Server binary [default: `syncline` in the directory of this program]
-    #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
-    server_bin: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerBinary,
 }
 
 /// Runs the trials and prints the results. Returns true when no check failed.
@@ -129,7 +127,7 @@ impl Trial {
         let home = tempfile::Builder::new().prefix("syncline-disk-fault-").tempdir()?;
         let mount = if fault == Fault::Full { Some(Mount::make(DISK_MEBIBYTES)?) } else { None };
         let data = mount.as_ref().map_or_else(|| home.path().join("data"), |mount| mount.directory().join("data"));
-        let server = ServerProcess::new(program(args.server_bin.as_deref())?, data)
+        let server = ServerProcess::new(args.server.path()?, data)
             .with_log(home.path().join("server.log"))
             .with_arguments(&["--idle-unload-seconds", "0"]);
         Ok(Self { fault, seed: args.seed, server, mount, _home: home, address: String::new(), summary: String::new() })

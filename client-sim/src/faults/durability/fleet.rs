@@ -17,9 +17,23 @@ use super::author::{Author, AuthorConfig, ROOT};
 use super::ledger::{AuthorRecord, Findings, compare};
 use super::link::Link;
 use crate::peer::Dialect;
+use crate::server::ServerBinary;
 
 /// Number of documents read in parallel.
 const READERS: usize = 8;
+
+/// Arguments of the commands that run a fleet.
+#[derive(Debug, clap::Args)]
+pub(super) struct FleetArgs {
+    /// Seed of every random choice.
+    #[arg(long, env = "SYNCLINE_SEED", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Number of authors of each dialect.
+    #[arg(long, default_value_t = 20)]
+    pub(super) writers: usize,
+    #[command(flatten)]
+    pub(super) server: ServerBinary,
+}
 
 /// Kind of edits that the authors make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,10 +12,10 @@ use rand::{RngExt, SeedableRng};
 use syncline_log::failpoint::{Point, VARIABLE};
 use tokio::time::sleep;
 
-use super::fleet::{CheckReport, Fleet, Load, authors, check_documents};
+use super::fleet::{CheckReport, Fleet, FleetArgs, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
 use super::mount::{Mount, unavailable};
-use crate::server::{ServerProcess, program};
+use crate::server::ServerProcess;
 
 /// Size of the file system, several times what a trial writes. The file behind it is sparse.
 const DISK_MEBIBYTES: u64 = 2048;
@@ -54,15 +54,8 @@ pub(crate) struct PowerCutArgs {
     /// Number of cuts in each mode.
     #[arg(long, default_value_t = 40)]
     trials: u32,
-    /// Seed of every random choice.
-    #[arg(long, env = "SYNCLINE_SEED", default_value_t = 1)]
-    seed: u64,
-    /// Number of authors of each dialect.
-    #[arg(long, default_value_t = 20)]
-    writers: usize,
-    /// Server binary [default: `syncline` in the directory of this program]
-    #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
-    server_bin: Option<PathBuf>,
+    #[command(flatten)]
+    fleet: FleetArgs,
     /// Continue after a complaint, on a new disk, to count the failing trials.
     #[arg(long)]
     count: bool,
@@ -100,7 +93,7 @@ pub(crate) async fn run(args: PowerCutArgs) -> Result<bool> {
         writeln!(
             out,
             "power-cut, {mode:?}, seed {}: {done} cuts in {seconds:.0} s, {halted} of them at a halt, {bad} bad; {}",
-            args.seed, trials.report
+            args.fleet.seed, trials.report
         )?;
         for complaint in trials.report.complaints.iter().take(20) {
             writeln!(out, "FAILED: {complaint}")?;
@@ -128,8 +121,8 @@ impl<'a> Trials<'a> {
         Ok(Self {
             args,
             mode,
-            program: program(args.server_bin.as_deref())?,
-            rng: StdRng::seed_from_u64(args.seed),
+            program: args.fleet.server.path()?,
+            rng: StdRng::seed_from_u64(args.fleet.seed),
             disk: None,
             records: Vec::new(),
             report: CheckReport::default(),
@@ -154,8 +147,8 @@ impl<'a> Trials<'a> {
             Mode::Compaction => (Load::Churn, CUT_MS),
         };
         let halt = self.draw_halt();
-        let prefix = format!("p{}-{trial}", self.args.seed);
-        let authors = authors(&prefix, self.args.writers, DOCUMENTS, load, &mut self.rng);
+        let prefix = format!("p{}-{trial}", self.args.fleet.seed);
+        let authors = authors(&prefix, self.args.fleet.writers, DOCUMENTS, load, &mut self.rng);
         let cut_after = Duration::from_millis(self.rng.random_range(cut_ms));
         let (mount, server) = self.disk.as_mut().context("no disk")?;
         server.set_environment(halt.as_slice());

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use syncline_client::Ulid;
 use syncline_client::types::choice::{ChoiceRegister, Signature};
 use syncline_client::types::clock::Hlc;
-use syncline_client::types::counter::Counter;
-use syncline_client::types::lww_map::LwwMap;
+use syncline_client::types::counter::CounterRoot;
+use syncline_client::types::lww_map::LwwMapRoot;
 use syncline_client::types::register::REGISTERS_ROOT;
 use syncline_client::types::value::Value;
 use syncline_client::yrs::{Any, Array, GetString, Map, Out, ReadTxn, Text, TransactionMut, WriteTxn};
@@ -191,8 +191,8 @@ impl Edit {
                 drop(counter().increment(txn, self.amount() as i64));
             }
             EditKind::Last => {
-                let before = LwwMap::new(LAST).get(txn, &self.key()).as_ref().and_then(id_of);
-                drop(LwwMap::new(LAST).set(txn, &mut context.clock, context.now_ms, &self.key(), &Value::Text(id)));
+                let before = LwwMapRoot::new(LAST).get(txn, &self.key()).as_ref().and_then(id_of);
+                drop(LwwMapRoot::new(LAST).set(txn, &mut context.clock, context.now_ms, &self.key(), &Value::Text(id)));
                 return Some(before.into_iter().collect());
             }
             EditKind::Choice => {
@@ -227,8 +227,8 @@ pub(super) fn string_of(value: &Out) -> Option<String> {
 }
 
 /// The counter of a document.
-pub(super) fn counter() -> Counter {
-    Counter::new(COUNTER)
+pub(super) fn counter() -> CounterRoot {
+    CounterRoot::new(COUNTER)
 }
 
 /// Parses a text value as an id.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use syncline_client::types::choice::ChoiceRegister;
-use syncline_client::types::lww_map::LwwMap;
+use syncline_client::types::lww_map::LwwMapRoot;
 use syncline_client::types::registers::read_all;
 use syncline_client::types::value::Value;
 use syncline_client::yrs::updates::decoder::Decode;
@@ -64,7 +64,7 @@ impl View {
                 None => view.unexpected.push(format!("{MAP} holds {key}: {value:?}")),
             }
         }
-        for (key, value) in LwwMap::new(LAST).entries(txn) {
+        for (key, value) in LwwMapRoot::new(LAST).entries(txn) {
             match id_of(&value) {
                 Some(id) => drop(view.last.insert(key, id.to_string())),
                 None => view.unexpected.push(format!("{LAST} holds {key}: {value:?}")),

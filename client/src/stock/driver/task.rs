@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::{debug, warn};
 
-use super::{Command, Connection, Status};
+use super::{Connection, DriverCommand, Status};
 use crate::backoff::{Advice, Backoff, BackoffConfig};
 use crate::socket::{Endpoint, Socket};
-use crate::stock::session::{Event, Outputs, Session};
+use crate::stock::session::{Session, SessionEvent, SessionOutputs};
 
 // Both stock providers drop a connection after 30 s without a message. So do we, with a keep-alive at half that time.
 /// Time without traffic after which a keep-alive is sent.
@@ -50,8 +50,8 @@ pub(super) struct Driver {
     endpoint: Endpoint,
     backoff: Backoff,
     session: Session,
-    out: Outputs,
-    inbox: mpsc::Receiver<Command>,
+    out: SessionOutputs,
+    inbox: mpsc::Receiver<DriverCommand>,
     publish: watch::Sender<Status>,
     goal: Goal,
     /// Set by an event; ends the connection.
@@ -63,11 +63,20 @@ impl Driver {
         endpoint: Endpoint,
         backoff: BackoffConfig,
         session: Session,
-        inbox: mpsc::Receiver<Command>,
+        inbox: mpsc::Receiver<DriverCommand>,
         publish: watch::Sender<Status>,
     ) -> Self {
         let backoff = Backoff::new(backoff);
-        Self { endpoint, backoff, session, out: Outputs::default(), inbox, publish, goal: Goal::Online, denied: None }
+        Self {
+            endpoint,
+            backoff,
+            session,
+            out: SessionOutputs::default(),
+            inbox,
+            publish,
+            goal: Goal::Online,
+            denied: None,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -201,21 +210,21 @@ impl Driver {
     }
 
     /// Handles a command. Returns true if the goal changed.
-    fn handle_command(&mut self, command: Option<Command>) -> bool {
+    fn handle_command(&mut self, command: Option<DriverCommand>) -> bool {
         let goal = match command {
-            Some(Command::Session(work)) => {
+            Some(DriverCommand::Session(work)) => {
                 let reply = work(&mut self.session, &mut self.out);
                 self.update_status();
                 reply();
                 return false;
             }
-            Some(Command::GoOffline) => Goal::Offline,
+            Some(DriverCommand::GoOffline) => Goal::Offline,
             // Also reconnects after a denial.
-            Some(Command::GoOnline) => {
+            Some(DriverCommand::GoOnline) => {
                 let had = std::mem::replace(&mut self.goal, Goal::Online);
                 return had != Goal::Online || matches!(self.publish.borrow().connection, Connection::Denied(_));
             }
-            None | Some(Command::Close) => Goal::Closed,
+            None | Some(DriverCommand::Close) => Goal::Closed,
         };
         let had = std::mem::replace(&mut self.goal, goal);
         had != goal
@@ -236,13 +245,13 @@ impl Driver {
             for event in events {
                 changed = true;
                 match event {
-                    Event::Synced => self.backoff.succeeded(),
-                    Event::RemoteUpdate => status.remote_updates += 1,
-                    Event::Presence => status.presence_changes += 1,
-                    Event::Authenticated { read_only } => status.read_only = read_only,
-                    Event::Refused(_) => status.refused += 1,
-                    Event::Denied(reason) => self.denied = Some(reason),
-                    Event::Saved(_) => {}
+                    SessionEvent::Synced => self.backoff.succeeded(),
+                    SessionEvent::RemoteUpdate => status.remote_updates += 1,
+                    SessionEvent::Presence => status.presence_changes += 1,
+                    SessionEvent::Authenticated { read_only } => status.read_only = read_only,
+                    SessionEvent::Refused(_) => status.refused += 1,
+                    SessionEvent::Denied(reason) => self.denied = Some(reason),
+                    SessionEvent::Saved(_) => {}
                 }
             }
             if unsaved == 0 {

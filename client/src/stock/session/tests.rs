@@ -1,7 +1,7 @@
 //! Sessions against a minimal server that holds one document.
 
-use syncline_protocol::hocuspocus::{self, End, Frame};
-use syncline_protocol::ywebsocket;
+use syncline_protocol::hocuspocus::{End, Frame, HocuspocusMessage};
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use yrs::{GetString, Text, WriteTxn};
 
 use super::*;
@@ -19,8 +19,8 @@ impl Server {
 
     fn frame(&self, sync: SyncMessage<'_>) -> Vec<u8> {
         match self.dialect {
-            Dialect::YWebsocket => ywebsocket::Message::Sync(sync).encode(),
-            Dialect::Hocuspocus => hocuspocus::Message::Sync(sync).encode("doc"),
+            Dialect::YWebsocket => YWebsocketMessage::Sync(sync).encode(),
+            Dialect::Hocuspocus => HocuspocusMessage::Sync(sync).encode("doc"),
         }
     }
 
@@ -31,12 +31,12 @@ impl Server {
     /// Handles one frame of a client. Returns the answer and the frame to relay to others.
     fn take(&mut self, frame: &[u8]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let sync = match self.dialect {
-            Dialect::YWebsocket => match ywebsocket::Message::decode(frame).unwrap() {
-                ywebsocket::Message::Sync(sync) => sync,
+            Dialect::YWebsocket => match YWebsocketMessage::decode(frame).unwrap() {
+                YWebsocketMessage::Sync(sync) => sync,
                 _ => return (None, None),
             },
             Dialect::Hocuspocus => match Frame::decode(frame, End::Server).unwrap() {
-                Frame::Addressed { message: hocuspocus::Message::Sync(sync), .. } => sync,
+                Frame::Addressed { message: HocuspocusMessage::Sync(sync), .. } => sync,
                 _ => return (None, None),
             },
         };
@@ -69,7 +69,7 @@ fn session(dialect: Dialect, client_id: u64) -> Session {
     })
 }
 
-fn type_text(session: &mut Session, text: &str, out: &mut Outputs) {
+fn type_text(session: &mut Session, text: &str, out: &mut SessionOutputs) {
     session.edit(
         |txn| {
             let root = txn.get_or_insert_text("text");
@@ -84,7 +84,7 @@ fn text(session: &Session) -> String {
 }
 
 /// Delivers all frames and answers until there are none left.
-fn pump(session: &mut Session, server: &mut Server, out: &mut Outputs) {
+fn pump(session: &mut Session, server: &mut Server, out: &mut SessionOutputs) {
     while !out.frames.is_empty() {
         for frame in std::mem::take(&mut out.frames) {
             if let Some(answer) = server.take(&frame).0 {
@@ -94,7 +94,7 @@ fn pump(session: &mut Session, server: &mut Server, out: &mut Outputs) {
     }
 }
 
-fn connect(session: &mut Session, server: &mut Server, out: &mut Outputs) {
+fn connect(session: &mut Session, server: &mut Server, out: &mut SessionOutputs) {
     session.connected(out);
     session.received(&server.step1(), out).unwrap();
     pump(session, server, out);
@@ -108,7 +108,7 @@ fn two_sessions_converge_online_and_after_being_offline() {
     for dialect in BOTH {
         let mut server = Server::new(dialect);
         let (mut a, mut b) = (session(dialect, 10), session(dialect, 11));
-        let (mut out_a, mut out_b) = (Outputs::default(), Outputs::default());
+        let (mut out_a, mut out_b) = (SessionOutputs::default(), SessionOutputs::default());
         type_text(&mut a, "offline ", &mut out_a);
         assert!(out_a.frames.is_empty(), "nothing is sent without a connection");
         connect(&mut a, &mut server, &mut out_a);
@@ -120,7 +120,7 @@ fn two_sessions_converge_online_and_after_being_offline() {
         let relayed = server.take(&update).1.unwrap();
         b.received(&relayed, &mut out_b).unwrap();
         assert_eq!(text(&b), "offline online");
-        assert!(out_b.events.contains(&Event::RemoteUpdate));
+        assert!(out_b.events.contains(&SessionEvent::RemoteUpdate));
 
         b.disconnected();
         type_text(&mut b, "!", &mut out_b);
@@ -133,7 +133,7 @@ fn two_sessions_converge_online_and_after_being_offline() {
 fn edits_before_the_servers_step1_are_sent_once() {
     let mut server = Server::new(Dialect::YWebsocket);
     let mut a = session(Dialect::YWebsocket, 10);
-    let mut out = Outputs::default();
+    let mut out = SessionOutputs::default();
     a.connected(&mut out);
     type_text(&mut a, "x", &mut out);
     assert_eq!(out.frames.len(), 1, "only SyncStep1");
@@ -147,23 +147,23 @@ fn edits_before_the_servers_step1_are_sent_once() {
 fn hocuspocus_sends_token_and_step1_and_matches_statuses_in_order() {
     let mut server = Server::new(Dialect::Hocuspocus);
     let mut a = session(Dialect::Hocuspocus, 10);
-    let mut out = Outputs::default();
+    let mut out = SessionOutputs::default();
     type_text(&mut a, "x", &mut out);
     a.connected(&mut out);
     let first = Frame::decode(&out.frames[0], End::Server).unwrap();
-    let token = hocuspocus::Message::Token { token: "secret", version: None };
+    let token = HocuspocusMessage::Token { token: "secret", version: None };
     assert_eq!(first, Frame::Addressed { address: "doc", message: token });
     a.received(&server.step1(), &mut out).unwrap();
     pump(&mut a, &mut server, &mut out);
     type_text(&mut a, "y", &mut out);
     assert_eq!(a.unsaved(), 2);
 
-    let status = |saved| hocuspocus::Message::SyncStatus(saved).encode("doc");
+    let status = |saved| HocuspocusMessage::SyncStatus(saved).encode("doc");
     out.events.clear();
     a.received(&status(true), &mut out).unwrap();
-    assert_eq!(out.events, [Event::Saved(1)], "the full sync");
+    assert_eq!(out.events, [SessionEvent::Saved(1)], "the full sync");
     a.received(&status(false), &mut out).unwrap();
-    assert_eq!(out.events[1], Event::Refused(2));
+    assert_eq!(out.events[1], SessionEvent::Refused(2));
     assert_eq!(a.unsaved(), 1);
 }
 
@@ -171,7 +171,7 @@ fn hocuspocus_sends_token_and_step1_and_matches_statuses_in_order() {
 fn edits_in_flight_are_saved_by_the_next_sync() {
     let mut server = Server::new(Dialect::Hocuspocus);
     let mut a = session(Dialect::Hocuspocus, 10);
-    let mut out = Outputs::default();
+    let mut out = SessionOutputs::default();
     connect(&mut a, &mut server, &mut out);
     type_text(&mut a, "lost", &mut out);
     out.frames.clear();
@@ -179,7 +179,7 @@ fn edits_in_flight_are_saved_by_the_next_sync() {
     connect(&mut a, &mut server, &mut out);
     assert_eq!(server.text(), "lost");
     assert_eq!(a.unsaved(), 1);
-    a.received(&hocuspocus::Message::SyncStatus(true).encode("doc"), &mut out).unwrap();
+    a.received(&HocuspocusMessage::SyncStatus(true).encode("doc"), &mut out).unwrap();
     assert_eq!(a.unsaved(), 0);
 }
 
@@ -187,14 +187,14 @@ fn edits_in_flight_are_saved_by_the_next_sync() {
 fn y_websocket_echo_means_saved_and_makes_acks_known() {
     let mut server = Server::new(Dialect::YWebsocket);
     let mut a = session(Dialect::YWebsocket, 10);
-    let mut out = Outputs::default();
+    let mut out = SessionOutputs::default();
     connect(&mut a, &mut server, &mut out);
     type_text(&mut a, "x", &mut out);
     assert_eq!((a.unsaved(), a.ack_knowledge()), (1, AckKnowledge::Unknown));
     let echo = server.take(&out.frames.pop().unwrap()).1.unwrap();
     out.events.clear();
     a.received(&echo, &mut out).unwrap();
-    assert_eq!(out.events, [Event::Saved(1)]);
+    assert_eq!(out.events, [SessionEvent::Saved(1)]);
     assert_eq!((a.unsaved(), a.ack_knowledge()), (0, AckKnowledge::Known));
 }
 
@@ -202,7 +202,7 @@ fn y_websocket_echo_means_saved_and_makes_acks_known() {
 fn gap_is_requested_once_and_filled_by_the_answer() {
     let mut server = Server::new(Dialect::YWebsocket);
     let (mut a, mut b) = (session(Dialect::YWebsocket, 10), session(Dialect::YWebsocket, 11));
-    let (mut out_a, mut out_b) = (Outputs::default(), Outputs::default());
+    let (mut out_a, mut out_b) = (SessionOutputs::default(), SessionOutputs::default());
     connect(&mut a, &mut server, &mut out_a);
     connect(&mut b, &mut server, &mut out_b);
     for letter in ["a", "b", "c"] {
@@ -223,7 +223,7 @@ fn offline_deletions_reach_the_server_despite_equal_state_vectors() {
     for dialect in BOTH {
         let mut server = Server::new(dialect);
         let mut a = session(dialect, 10);
-        let mut out = Outputs::default();
+        let mut out = SessionOutputs::default();
         type_text(&mut a, "abc", &mut out);
         connect(&mut a, &mut server, &mut out);
         a.disconnected();
@@ -243,7 +243,7 @@ fn offline_deletions_reach_the_server_despite_equal_state_vectors() {
 fn edit_without_change_sends_nothing() {
     let mut server = Server::new(Dialect::YWebsocket);
     let mut a = session(Dialect::YWebsocket, 10);
-    let mut out = Outputs::default();
+    let mut out = SessionOutputs::default();
     connect(&mut a, &mut server, &mut out);
     a.edit(|txn| txn.get_or_insert_text("text").len(txn), &mut out);
     assert!(out.frames.is_empty());
@@ -253,37 +253,37 @@ fn edit_without_change_sends_nothing() {
 #[test]
 fn awareness_is_sent_on_connect_and_on_query() {
     let mut a = session(Dialect::YWebsocket, 10);
-    let mut out = Outputs::default();
+    let mut out = SessionOutputs::default();
     a.set_presence(Some("{}".into()), &mut out);
     assert!(out.frames.is_empty());
     a.connected(&mut out);
     assert_eq!(out.frames.len(), 2);
-    a.received(&ywebsocket::Message::QueryAwareness.encode(), &mut out).unwrap();
-    assert_eq!(out.frames[2][..], ywebsocket::Message::Awareness(&[1, 10, 3, 2, b'{', b'}']).encode());
+    a.received(&YWebsocketMessage::QueryAwareness.encode(), &mut out).unwrap();
+    assert_eq!(out.frames[2][..], YWebsocketMessage::Awareness(&[1, 10, 3, 2, b'{', b'}']).encode());
 }
 
 #[test]
 fn invalid_message_is_an_error_and_denial_an_event() {
     for dialect in BOTH {
         let mut a = session(dialect, 10);
-        let mut out = Outputs::default();
+        let mut out = SessionOutputs::default();
         a.connected(&mut out);
         let bad = Server::new(dialect).frame(SyncMessage::Update(&[0xff, 0xff, 0xff]));
         assert!(matches!(a.received(&bad, &mut out), Err(SessionError::BadUpdate(_))));
         assert!(a.received(&[0, 1, 200], &mut out).is_err());
         let denied = match dialect {
-            Dialect::YWebsocket => ywebsocket::Message::PermissionDenied("no").encode(),
-            Dialect::Hocuspocus => hocuspocus::Message::PermissionDenied("no").encode("doc"),
+            Dialect::YWebsocket => YWebsocketMessage::PermissionDenied("no").encode(),
+            Dialect::Hocuspocus => HocuspocusMessage::PermissionDenied("no").encode("doc"),
         };
         a.received(&denied, &mut out).unwrap();
-        assert_eq!(out.events.last(), Some(&Event::Denied("no".into())));
+        assert_eq!(out.events.last(), Some(&SessionEvent::Denied("no".into())));
     }
 }
 
 #[test]
 fn offsets_count_utf16_units_as_yjs_does() {
     let mut a = session(Dialect::YWebsocket, 10);
-    let mut out = Outputs::default();
+    let mut out = SessionOutputs::default();
     type_text(&mut a, "😀b", &mut out);
     a.edit(
         |txn| {
@@ -305,7 +305,7 @@ fn equal_deletion_by_another_client_is_not_an_echo() {
         echo: Echo::Saved,
         client_id: 9,
     };
-    let (mut session, mut out) = (Session::new(config), Outputs::default());
+    let (mut session, mut out) = (Session::new(config), SessionOutputs::default());
     session.connected(&mut out);
     // Client 1 typed "ab"; then the server sends its SyncStep1.
     let ab = [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 2, b'a', b'b', 0];

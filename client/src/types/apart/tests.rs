@@ -140,7 +140,7 @@ fn registers_lww_maps_and_choices_are_reported_by_name() {
 
     let lww = |device: &'static str, key: &'static str| {
         move |txn: &mut TransactionMut<'_>| {
-            LwwMap::new("lww").set(txn, &mut Hlc::new(device), 5, key, &device.into()).unwrap();
+            LwwMapRoot::new("lww").set(txn, &mut Hlc::new(device), 5, key, &device.into()).unwrap();
         }
     };
     let found = overlaps(&|_| {}, &lww("a", "k"), &lww("b", "k"));

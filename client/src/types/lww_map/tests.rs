@@ -8,8 +8,8 @@ use super::*;
 const NOW: u64 = 1_790_000_000_000;
 const DAY: u64 = 24 * 3_600_000;
 
-fn map() -> LwwMap {
-    LwwMap::new("settings")
+fn map() -> LwwMapRoot {
+    LwwMapRoot::new("settings")
 }
 
 fn exchange(one: &Doc, other: &Doc) {

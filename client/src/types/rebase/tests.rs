@@ -217,31 +217,31 @@ fn xml_changes_in_place() {
 #[test]
 fn offline_types_merge_by_their_own_rules() {
     let base = |txn: &mut TransactionMut<'_>| {
-        Counter::new("likes").increment(txn, 5).unwrap();
-        LwwMap::new("lww").set(txn, &mut Hlc::new("a"), 10, "k", &1.into()).unwrap();
+        CounterRoot::new("likes").increment(txn, 5).unwrap();
+        LwwMapRoot::new("lww").set(txn, &mut Hlc::new("a"), 10, "k", &1.into()).unwrap();
         sign(txn, 1);
     };
     let mine = |txn: &mut TransactionMut<'_>| {
-        Counter::new("likes").increment(txn, 2).unwrap();
+        CounterRoot::new("likes").increment(txn, 2).unwrap();
         let mut clock = Hlc::new("b");
-        LwwMap::new("lww").set(txn, &mut clock, 30, "k", &2.into()).unwrap();
-        LwwMap::new("lww").set(txn, &mut clock, 30, "old", &2.into()).unwrap();
+        LwwMapRoot::new("lww").set(txn, &mut clock, 30, "k", &2.into()).unwrap();
+        LwwMapRoot::new("lww").set(txn, &mut clock, 30, "old", &2.into()).unwrap();
         sign(txn, 2);
         txn.get_or_insert_map(REGISTERS_ROOT).insert(txn, "price", 1);
     };
     let theirs = |txn: &mut TransactionMut<'_>| {
-        Counter::new("likes").increment(txn, 100).unwrap();
-        LwwMap::new("lww").set(txn, &mut Hlc::new("c"), 20, "k", &3.into()).unwrap();
-        LwwMap::new("lww").set(txn, &mut Hlc::new("c"), 40, "old", &3.into()).unwrap();
+        CounterRoot::new("likes").increment(txn, 100).unwrap();
+        LwwMapRoot::new("lww").set(txn, &mut Hlc::new("c"), 20, "k", &3.into()).unwrap();
+        LwwMapRoot::new("lww").set(txn, &mut Hlc::new("c"), 40, "old", &3.into()).unwrap();
         sign(txn, 3);
     };
     let case = Case::new(&base, &mine, &theirs);
     let report = rebase(&case.base, &case.mine, &mut case.onto.transact_mut());
     assert_eq!(report.skipped, [[PathStep::Key(REGISTERS_ROOT.to_owned())]]);
     let txn = case.onto.transact();
-    assert_eq!(Counter::new("likes").value(&txn), Ok(107));
-    assert_eq!(LwwMap::new("lww").get(&txn, "k"), Some(2.into()));
-    assert_eq!(LwwMap::new("lww").get(&txn, "old"), Some(3.into()));
+    assert_eq!(CounterRoot::new("likes").value(&txn), Ok(107));
+    assert_eq!(LwwMapRoot::new("lww").get(&txn, "k"), Some(2.into()));
+    assert_eq!(LwwMapRoot::new("lww").get(&txn, "old"), Some(3.into()));
     let versions = ChoiceRegister::new("title").versions(&txn);
     assert_eq!(versions.into_iter().map(|version| version.value).collect::<Vec<_>>(), [2.into(), 3.into()]);
 }

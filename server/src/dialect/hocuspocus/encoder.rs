@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::hocuspocus::{self, Message};
+use syncline_protocol::hocuspocus::{self, HocuspocusMessage};
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::sync::SyncMessage;
 
@@ -38,12 +38,12 @@ impl Encoder for HocuspocusEncoder {
 
     fn encode(&self, message: &frame::Message, _seq: Seq) -> Bytes {
         let message = match message {
-            frame::Message::Step1(payload) => Message::Sync(SyncMessage::Step1(payload)),
+            frame::Message::Step1(payload) => HocuspocusMessage::Sync(SyncMessage::Step1(payload)),
             frame::Message::Step2(payload) => {
-                return Message::Sync(SyncMessage::Step2(&payload.to_bytes())).encode(&self.address).into();
+                return HocuspocusMessage::Sync(SyncMessage::Step2(&payload.to_bytes())).encode(&self.address).into();
             }
-            frame::Message::Update(payload) => Message::Sync(SyncMessage::Update(payload)),
-            frame::Message::Awareness(payload) => Message::Awareness(payload),
+            frame::Message::Update(payload) => HocuspocusMessage::Sync(SyncMessage::Update(payload)),
+            frame::Message::Awareness(payload) => HocuspocusMessage::Awareness(payload),
         };
         message.encode(&self.address).into()
     }
@@ -57,12 +57,12 @@ impl Encoder for HocuspocusEncoder {
     }
 
     fn reply(&self, _batch: u64, _seq: Seq, outcome: Outcome) -> OutcomeReply {
-        OutcomeReply::Frame(Message::SyncStatus(outcome == Outcome::Saved).encode(&self.address).into())
+        OutcomeReply::Frame(HocuspocusMessage::SyncStatus(outcome == Outcome::Saved).encode(&self.address).into())
     }
 
     /// The client reconnects to a document only with a new session, so the session ends when its document reloads.
     fn closed(&self, close: &Close) -> Option<Bytes> {
-        let denied = || Message::PermissionDenied(&close.reason()).encode(&self.address).into();
+        let denied = || HocuspocusMessage::PermissionDenied(&close.reason()).encode(&self.address).into();
         (*close != Close::DocumentReloading).then(denied)
     }
 }

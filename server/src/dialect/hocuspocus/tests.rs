@@ -35,14 +35,14 @@ fn session(outbox: &Arc<Outbox>) -> Hocuspocus {
 async fn refused_document_pushes_no_more_frames_to_its_address() {
     let outbox = Arc::new(Outbox::new(1_000));
     let mut session = session(&outbox);
-    session.frame(&Message::Token { token: "", version: None }.encode("doc").into()).await.unwrap();
+    session.frame(&HocuspocusMessage::Token { token: "", version: None }.encode("doc").into()).await.unwrap();
     outbox.try_frames().unwrap();
     let lease = session.channels["doc"].lease().id();
-    let update: Bytes = Message::Sync(SyncMessage::Update(&[0, 0])).encode("doc").into();
+    let update: Bytes = HocuspocusMessage::Sync(SyncMessage::Update(&[0, 0])).encode("doc").into();
     assert_ne!(outbox.push_document(lease, update.clone()), Pushed::Dropped);
     let close = Close::Forbidden("removed".into());
     session.refuse("doc", close.clone()).unwrap();
     // The document's task has not run: it does not know that the session has left.
     assert_eq!(outbox.push_document(lease, update), Pushed::Dropped);
-    assert_eq!(outbox.try_frames().unwrap(), [Message::PermissionDenied(&close.reason()).encode("doc")]);
+    assert_eq!(outbox.try_frames().unwrap(), [HocuspocusMessage::PermissionDenied(&close.reason()).encode("doc")]);
 }

@@ -10,7 +10,7 @@ use yrs::{Doc, Text, Transact};
 
 use super::*;
 use crate::dialect::{NativeEncoder, YWebsocketEncoder};
-use crate::outbox::{Budget, Taken, Wire};
+use crate::outbox::{Budget, OutboxOutput, Wire};
 use syncline_protocol::ids::Epoch;
 use syncline_replica::Crdt;
 
@@ -109,7 +109,7 @@ async fn acks_of_many_updates_are_sent_each_or_close_a_session_to_which_too_many
     readers.push_acks(READER, (0, Seq(1)), (Outcome::Saved, 3), Some(&empty));
     assert_eq!(outbox.frames().await.len(), 3);
     readers.push_acks(READER, (0, Seq(1)), (Outcome::Saved, u64::MAX), Some(&empty));
-    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
+    assert_eq!(outbox.try_frames(), Err(OutboxOutput::Close(Close::TooSlow)));
 }
 
 /// A socket that accepts everything and counts frames and writes.

@@ -1,12 +1,11 @@
 //! A turn of a document: all queued events are processed, then the resulting frames are sent together.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use syncline_log::store::{Record, Snapshot};
 use tracing::debug;
 
 use super::Task;
 use crate::document::event::Effect;
+use crate::unix_time::now_ms;
 
 /// What the effects of a turn have for the log.
 #[derive(Default)]
@@ -115,8 +114,4 @@ impl Task {
             self.readers.push_awareness(&self.core.awareness_of(changed.into_iter()));
         }
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -69,8 +69,8 @@ pub struct BackupSummary {
     pub damaged: Vec<(String, String)>,
 }
 
-impl From<backup::Taken> for BackupSummary {
-    fn from(taken: backup::Taken) -> Self {
+impl From<backup::CompletedBackup> for BackupSummary {
+    fn from(taken: backup::CompletedBackup) -> Self {
         let damaged = taken.damaged.into_iter().map(|(document, why)| (document.to_string(), why)).collect();
         Self { documents: taken.documents, written: taken.written, bytes: taken.bytes, damaged }
     }
@@ -106,7 +106,7 @@ fn encode(line: &BackupLine) -> Bytes {
 
 /// A backup that is being taken. Dropping it cancels the backup; an earlier one stays valid.
 struct RunningBackup {
-    taken: Pin<Box<dyn Future<Output = Result<backup::Taken, BackupError>> + Send>>,
+    taken: Pin<Box<dyn Future<Output = Result<backup::CompletedBackup, BackupError>> + Send>>,
     /// Written by the thread that takes the backup.
     progress: watch::Receiver<Progress>,
     tick: Interval,

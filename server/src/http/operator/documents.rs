@@ -20,7 +20,7 @@ use super::Operator;
 use super::import::import as import_update;
 use crate::http::problem::Problem;
 use crate::http::respond;
-use crate::import_export::{self, Change, Format, ImportExportError, MAX_IMPORT_BYTES};
+use crate::import_export::{self, Format, ImportEffect, ImportExportError, MAX_IMPORT_BYTES};
 
 /// Header of an export: the number of pending updates in the body. Readers keep them until their dependencies arrive.
 pub(crate) const PENDING_UPDATES: HeaderName = HeaderName::from_static("syncline-pending-updates");
@@ -105,7 +105,7 @@ async fn import_file(
         Ok((update, change))
     })
     .await?;
-    if change == Change::Nothing {
+    if change == ImportEffect::Nothing {
         return Ok(Imported::Known);
     }
     let imported = import_update(&operator.registry, name, update).await;

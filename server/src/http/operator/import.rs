@@ -10,7 +10,7 @@ use syncline_protocol::native::ToClient;
 
 use crate::dialect::NativeEncoder;
 use crate::document::event::{Origin, SessionEvent};
-use crate::outbox::{Outbox, Taken};
+use crate::outbox::{Outbox, OutboxOutput};
 use crate::registry::Registry;
 
 /// Holds only replies: this lease does not subscribe to the document's content.
@@ -32,13 +32,13 @@ pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, up
     loop {
         let mut frames = Vec::new();
         match poll_fn(|cx| outbox.poll_take(cx, |_, frame| frames.push(frame.to_bytes()))).await {
-            Taken::Frames => {
+            OutboxOutput::Frames => {
                 if let Some(outcome) = frames.iter().find_map(|frame| outcome(frame)) {
                     return outcome;
                 }
             }
-            Taken::Close(close) => return Err(close.reason().into_owned()),
-            Taken::Cut => return Err("the server is stopping".to_owned()),
+            OutboxOutput::Close(close) => return Err(close.reason().into_owned()),
+            OutboxOutput::Cut => return Err("the server is stopping".to_owned()),
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::outbox::{Budget, Pushed};
 /// Number of schedules.
 const SCHEDULES: usize = 20_000;
 const DOCUMENTS: u64 = 2;
+/// The lease of a document that is left again and again.
+const LEFT: LeaseId = LeaseId(DOCUMENTS);
 /// Changes per document.
 const CHANGES: u8 = 12;
 /// A reader falls behind at the fourth queued change of this size.
@@ -110,6 +112,21 @@ impl World {
         self.busy.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// A document that queues a change in every turn, sends in a task of its own, and whose lease leaves in between.
+    fn leave(&self) {
+        for _ in 0..CHANGES / 2 {
+            let change = [&[DOCUMENTS as u8, 0, 0][..], &[0; CHANGE_BYTES]].concat();
+            let is_first = self.outbox.push_document(LEFT, change.into()) == Pushed::First;
+            yield_now();
+            self.outbox.forget(LEFT);
+            yield_now();
+            if is_first {
+                self.send();
+            }
+        }
+        self.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+
     fn send(&self) {
         if thread_rng().gen_bool(0.5) {
             self.outbox.send()
@@ -134,7 +151,7 @@ impl World {
             assert!(self.outbox.poll_write(&mut Context::from_waker(&waker)).is_pending());
             yield_now();
             let behind = self.outbox.take_notices().map(|notices| notices.behind).unwrap_or_default();
-            for lease in behind {
+            for lease in behind.into_iter().filter(|lease| *lease != LEFT) {
                 let newest = self.documents[lease.0 as usize].lock().unwrap();
                 let diff = vec![lease.0 as u8, 1, *newest];
                 if self.outbox.push_reply(lease, Bytes::from(diff)) == Pushed::First {
@@ -150,6 +167,9 @@ impl World {
         let mut known = vec![BTreeSet::new(); self.documents.len()];
         let mut diffs = 0;
         for (_, frame) in frames(&stream) {
+            if LeaseId(frame[0].into()) == LEFT {
+                continue;
+            }
             let known = &mut known[usize::from(frame[0])];
             let (is_diff, number) = (frame[1] == 1, frame[2]);
             let newest = known.last().copied().unwrap_or(0);
@@ -175,13 +195,15 @@ fn no_frame_is_lost_or_overtaken_in_any_schedule() {
             socket: std::sync::Arc::clone(&socket),
             woken: std::sync::Arc::new(Woken(AtomicBool::new(true))),
             documents: (0..DOCUMENTS).map(|_| Turn::new(0)).collect(),
-            busy: AtomicUsize::new(DOCUMENTS as usize + 1),
+            busy: AtomicUsize::new(DOCUMENTS as usize + 2),
         });
         let mut threads = Vec::new();
         for lease in 0..DOCUMENTS {
             let world = Arc::clone(&world);
             threads.push(thread::spawn(move || world.edit(lease)));
         }
+        let left = Arc::clone(&world);
+        threads.push(thread::spawn(move || left.leave()));
         let session = Arc::clone(&world);
         threads.push(thread::spawn(move || session.run()));
         for _ in 0..10 {

@@ -77,4 +77,6 @@ async fn secrets_of_the_handshake_are_not_logged() {
         assert!(log.contains(line), "{line} is missing: {log}");
     }
     assert!(!log.contains(SECRET), "{log}");
+    let refused = log.lines().find(|line| line.contains("web page refused")).unwrap();
+    assert!(refused.contains("address") && refused.contains("127.0.0.1 ") && !refused.contains("peer"), "{refused}");
 }

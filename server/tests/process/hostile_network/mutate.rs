@@ -2,10 +2,10 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use syncline_protocol::hocuspocus;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::native::{ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use yrs::{Array, Doc, Map, OffsetKind, Options, Text, Transact};
 
 use syncline_tests::raw_websocket::{BINARY, CONTINUATION, Frame, PING};
@@ -35,8 +35,8 @@ impl Mutator {
         let mut frames = Vec::new();
         if self.rng.random_bool(0.8) {
             let opening = match dialect {
-                0 => ywebsocket::Message::Sync(SyncMessage::Step1(&[0])).encode(),
-                1 => hocuspocus::Message::Token { token: "", version: None }.encode("hostile-1"),
+                0 => YWebsocketMessage::Sync(SyncMessage::Step1(&[0])).encode(),
+                1 => HocuspocusMessage::Token { token: "", version: None }.encode("hostile-1"),
                 _ => ToServer::Hello { version: VERSION, device: 7 }.encode(),
             };
             frames.push(Frame::new(BINARY, opening).encode());
@@ -66,10 +66,10 @@ impl Mutator {
         };
         let is_presence = self.rng.random_bool(0.15);
         let mut message = match dialect {
-            0 if is_presence => ywebsocket::Message::Awareness(&update).encode(),
-            0 => ywebsocket::Message::Sync(sync).encode(),
-            1 if is_presence => hocuspocus::Message::Awareness(&update).encode("hostile-1"),
-            1 => hocuspocus::Message::Sync(sync).encode("hostile-1"),
+            0 if is_presence => YWebsocketMessage::Awareness(&update).encode(),
+            0 => YWebsocketMessage::Sync(sync).encode(),
+            1 if is_presence => HocuspocusMessage::Awareness(&update).encode("hostile-1"),
+            1 => HocuspocusMessage::Sync(sync).encode("hostile-1"),
             _ if is_presence => ToServer::Presence { channel: 1, update: &update }.encode(),
             _ => ToServer::Change { channel: 1, batch: 1, update: &update }.encode(),
         };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket::Message;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, OffsetKind, Options, Text, TextRef, Transact, Update};
 
@@ -42,7 +42,7 @@ impl Mirror {
     }
 
     async fn send(&mut self, message: SyncMessage<'_>) {
-        self.socket.send(Frame::new(BINARY, Message::Sync(message).encode())).await;
+        self.socket.send(Frame::new(BINARY, YWebsocketMessage::Sync(message).encode())).await;
     }
 
     /// Receives one frame; returns its type if it is a sync message.
@@ -60,9 +60,9 @@ impl Mirror {
             Received::Frame { payload, .. } => payload,
             closed => panic!("the session of a healthy client was closed: {closed:?}"),
         };
-        match Message::decode(&payload).unwrap() {
-            Message::Sync(SyncMessage::Step1(_)) => {}
-            Message::Sync(SyncMessage::Step2(update) | SyncMessage::Update(update)) => {
+        match YWebsocketMessage::decode(&payload).unwrap() {
+            YWebsocketMessage::Sync(SyncMessage::Step1(_)) => {}
+            YWebsocketMessage::Sync(SyncMessage::Step2(update) | SyncMessage::Update(update)) => {
                 self.doc.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
             }
             _ => return None,
@@ -92,7 +92,7 @@ impl Mirror {
             txn.encode_update_v1()
         };
         self.send(SyncMessage::Update(&update)).await;
-        Message::Sync(SyncMessage::Update(&update)).encode()
+        YWebsocketMessage::Sync(SyncMessage::Update(&update)).encode()
     }
 
     /// Receives until this message has been echoed.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use syncline_client::device::{SystemClock, WallClock};
 use syncline_client::types::clock::stamp_of;
-use syncline_client::types::{LwwMap, Value};
+use syncline_client::types::{LwwMapRoot, Value};
 use syncline_client::{Connection, Device, DeviceConfig, Document, EditError, Event, SyncState, blocking};
 use syncline_log::memory::MemoryStore;
 use syncline_server::Server;
@@ -206,7 +206,7 @@ async fn the_later_write_wins_with_a_clock_off_by(clock_off_ms: i64, phone_is_la
     for replica in [&document, &seen] {
         until("the phone's city", replica, async || {
             let id = id.clone();
-            let of_phone = replica.read(move |txn| LwwMap::new("profile").writes_of(txn, &id)).await.unwrap();
+            let of_phone = replica.read(move |txn| LwwMapRoot::new("profile").writes_of(txn, &id)).await.unwrap();
             assert!(of_phone.iter().all(|(_, stamp)| right.contains(stamp)), "{of_phone:?}");
             let entries = replica.lww_map("profile").entries().await.unwrap();
             entries.len() == 2 && entries["bio"] == wanted.into()
@@ -245,7 +245,7 @@ async fn document_opened_after_a_clock_correction_is_corrected() {
         let profile = phone.document("profile").await.unwrap();
         in_time("saved", profile.wait_until_saved()).await.unwrap();
         let id = phone.id().to_string();
-        let stamps = profile.read(move |txn| LwwMap::new("profile").writes_of(txn, &id)).await.unwrap();
+        let stamps = profile.read(move |txn| LwwMapRoot::new("profile").writes_of(txn, &id)).await.unwrap();
         let now = SystemClock.now_ms();
         assert!((stamp_of(now - 60_000)..stamp_of(now + 60_000)).contains(&stamps[0].1), "{stamps:?}");
         profile.close().await;

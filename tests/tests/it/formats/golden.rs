@@ -8,10 +8,10 @@ use std::path::Path;
 use serde_json::Value;
 use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::detect::{Dialect, detect};
-use syncline_protocol::hocuspocus::{self, End, Frame};
+use syncline_protocol::hocuspocus::{End, Frame, HocuspocusMessage};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{scan_state_vector, scan_update};
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 
 struct Recorded {
     dialect: Dialect,
@@ -71,23 +71,23 @@ fn awareness_name(update: &[u8]) -> &'static str {
     "awareness"
 }
 
-fn ywebsocket_name(message: &ywebsocket::Message<'_>) -> &'static str {
+fn ywebsocket_name(message: &YWebsocketMessage<'_>) -> &'static str {
     match message {
-        ywebsocket::Message::Sync(message) => sync_name(message),
-        ywebsocket::Message::Awareness(update) => awareness_name(update),
-        ywebsocket::Message::PermissionDenied(_) => "permission denied",
-        ywebsocket::Message::QueryAwareness => "query awareness",
+        YWebsocketMessage::Sync(message) => sync_name(message),
+        YWebsocketMessage::Awareness(update) => awareness_name(update),
+        YWebsocketMessage::PermissionDenied(_) => "permission denied",
+        YWebsocketMessage::QueryAwareness => "query awareness",
     }
 }
 
-fn hocuspocus_name(message: &hocuspocus::Message<'_>) -> &'static str {
+fn hocuspocus_name(message: &HocuspocusMessage<'_>) -> &'static str {
     match message {
-        hocuspocus::Message::Sync(message) => sync_name(message),
-        hocuspocus::Message::Awareness(update) => awareness_name(update),
-        hocuspocus::Message::Token { .. } => "auth token",
-        hocuspocus::Message::QueryAwareness => "query awareness",
-        hocuspocus::Message::Stateless(_) => "stateless",
-        hocuspocus::Message::Close(_) => "close",
+        HocuspocusMessage::Sync(message) => sync_name(message),
+        HocuspocusMessage::Awareness(update) => awareness_name(update),
+        HocuspocusMessage::Token { .. } => "auth token",
+        HocuspocusMessage::QueryAwareness => "query awareness",
+        HocuspocusMessage::Stateless(_) => "stateless",
+        HocuspocusMessage::Close(_) => "close",
         other => panic!("a client does not send {other:?}"),
     }
 }
@@ -102,7 +102,7 @@ fn every_recorded_frame_decodes_and_encodes_as_recorded() {
         seen.insert((frame.dialect, frame.message.as_str()));
         match frame.dialect {
             Dialect::YWebsocket => {
-                let message = ywebsocket::Message::decode(&frame.bytes).expect(&what);
+                let message = YWebsocketMessage::decode(&frame.bytes).expect(&what);
                 assert_eq!(ywebsocket_name(&message), frame.message, "{what}");
                 assert_eq!(message.encode(), frame.bytes, "{what}");
             }
@@ -112,7 +112,7 @@ fn every_recorded_frame_decodes_and_encodes_as_recorded() {
                     assert_eq!(Some(address), frame.address.as_deref(), "{what}");
                     assert_eq!(hocuspocus_name(&message), frame.message, "{what}");
                     // A close by `syncline-protocol` always has a reason; the provider's never does.
-                    if !matches!(message, hocuspocus::Message::Close(_)) {
+                    if !matches!(message, HocuspocusMessage::Close(_)) {
                         assert_eq!(message.encode(address), frame.bytes, "{what}");
                     }
                 }

@@ -48,6 +48,9 @@ const FORBIDDEN_IN_SIM: &[(&str, &[&str])] = &[
     ("faults/judgement.rs", &["faults", "peer", "server"]),
 ];
 
+/// Repeats the names of the asynchronous API, whose blocking versions it defines.
+const MIRRORED_NAMES: &str = "client/src/blocking.rs";
+
 /// Names that a file with `PURE` in its first line may not use: a runtime, a clock, randomness, I/O.
 const IMPURE_WORDS: &[&str] =
     &["tokio::", "Instant::now", "SystemTime", "rand::", "std::fs", "TcpStream", "UdpSocket", "ToSocketAddrs"];
@@ -172,25 +175,51 @@ fn every_route_is_listed_in_one_file() {
 }
 
 #[test]
-fn type_of_the_simulator_has_a_name_of_its_own() {
-    let mut defined: Vec<(String, String)> = Vec::new();
-    for (path, text) in sources() {
-        if !path.starts_with("client-sim/src/") || path.ends_with("tests.rs") {
+fn types_of_a_crate_have_names_of_their_own() {
+    let sources = sources();
+    let tests = test_modules(&sources);
+    let mut defined: Vec<(String, String, String)> = Vec::new();
+    for (path, text) in &sources {
+        let is_test = path.ends_with("tests.rs") || tests.iter().any(|module| path.starts_with(module));
+        let Some((krate, _)) = path.split_once("/src/").filter(|_| !is_test && path != MIRRORED_NAMES) else {
             continue;
-        }
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(&text);
-        for line in code.lines() {
-            let line = line.strip_prefix("pub(super) ").or(line.strip_prefix("pub ")).unwrap_or(line);
-            let keyword = ["struct ", "enum ", "trait ", "type "].iter().find_map(|keyword| line.strip_prefix(keyword));
-            let Some(rest) = keyword else { continue };
-            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-            defined.push((name.to_owned(), path.clone()));
-        }
+        };
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+        defined
+            .extend(code.lines().filter_map(type_name).map(|name| (krate.to_owned(), name.to_owned(), path.clone())));
     }
     defined.sort();
-    assert!(defined.len() > 100, "only {} types were found", defined.len());
-    let twice: Vec<_> = defined.windows(2).filter(|pair| pair[0].0 == pair[1].0).collect();
+    assert!(defined.len() > 800, "only {} types were found", defined.len());
+    let twice: Vec<_> =
+        defined.windows(2).filter(|pair| (&pair[0].0, &pair[0].1) == (&pair[1].0, &pair[1].1)).collect();
     assert!(twice.is_empty(), "one name for two types: {twice:#?}");
+}
+
+/// The name of the type that a line defines at the top level of its file.
+fn type_name(line: &str) -> Option<&str> {
+    let visibility = line.strip_prefix("pub").map_or(0, |rest| match rest.strip_prefix('(') {
+        Some(rest) => "pub() ".len() + rest.find(')').unwrap_or_default(),
+        None => "pub ".len(),
+    });
+    let line = line.get(visibility..)?;
+    let rest = ["struct ", "enum ", "trait ", "type "].iter().find_map(|keyword| line.strip_prefix(keyword))?;
+    rest.split(|c: char| !c.is_alphanumeric()).next()
+}
+
+/// Paths of the modules that are declared as tests, without an ending: a file or a folder.
+fn test_modules(sources: &[(String, String)]) -> Vec<String> {
+    let mut modules = Vec::new();
+    for (path, text) in sources {
+        let (folder, file) = path.rsplit_once('/').unwrap_or_default();
+        let folder = match file {
+            "lib.rs" | "main.rs" | "mod.rs" => folder.to_owned(),
+            _ => path.trim_end_matches(".rs").to_owned(),
+        };
+        let declared =
+            text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| rest.strip_prefix("mod ")?.split_once(';'));
+        modules.extend(declared.map(|(module, _)| format!("{folder}/{module}")));
+    }
+    modules
 }
 
 #[test]

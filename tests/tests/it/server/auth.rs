@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::{Message, Scope};
+use syncline_protocol::hocuspocus::{HocuspocusMessage, Scope};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use syncline_tests::live::{GrantByToken, Socket, settings, start_with, typed};
@@ -40,8 +40,8 @@ async fn server_with_permits(permits: usize) -> (syncline_server::Server, Arc<Se
     (start_with(&settings(), Arc::new(MemoryStore::new()), auth).await, may_decide)
 }
 
-fn token(token: &str) -> Message<'_> {
-    Message::Token { token, version: None }
+fn token(token: &str) -> HocuspocusMessage<'_> {
+    HocuspocusMessage::Token { token, version: None }
 }
 
 #[tokio::test]
@@ -50,9 +50,9 @@ async fn messages_sent_before_the_decision_are_answered_after_it_in_order() {
     let mut socket = Socket::open(&server, "/").await;
     let update = typed(1, "early");
     // Step 1, an update and step 2 arrive even before the token.
-    socket.send_to("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
-    socket.send_to("notes", Message::Sync(SyncMessage::Update(&update))).await;
-    socket.send_to("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
+    socket.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Update(&update))).await;
+    socket.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Step2(&[0, 0]))).await;
     socket.send_to("notes", token("writer")).await;
     assert_eq!(server.open_documents(), 0, "nothing is opened before the decision");
     may_decide.add_permits(1);
@@ -60,10 +60,10 @@ async fn messages_sent_before_the_decision_are_answered_after_it_in_order() {
     socket
         .receive_until(|_, message| {
             received.push(match message {
-                Message::Authenticated(Scope::ReadWrite) => "authenticated",
-                Message::Sync(SyncMessage::Step1(_)) => "step 1",
-                Message::Sync(SyncMessage::Step2(_)) => "step 2",
-                Message::SyncStatus(true) => "saved",
+                HocuspocusMessage::Authenticated(Scope::ReadWrite) => "authenticated",
+                HocuspocusMessage::Sync(SyncMessage::Step1(_)) => "step 1",
+                HocuspocusMessage::Sync(SyncMessage::Step2(_)) => "step 2",
+                HocuspocusMessage::SyncStatus(true) => "saved",
                 other => panic!("received {other:?}"),
             });
             received.len() == 5
@@ -80,17 +80,17 @@ async fn denied_document_leaves_the_socket_usable_for_others() {
     socket.send_to("private", token("stranger")).await;
     socket
         .receive_until(|address, message| {
-            address == "private" && matches!(message, Message::PermissionDenied("this token is not known"))
+            address == "private" && matches!(message, HocuspocusMessage::PermissionDenied("this token is not known"))
         })
         .await;
     // Later messages to the denied document open nothing.
-    socket.send_to("private", Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("private", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
     socket.send_to("public", token("writer")).await;
-    socket.send_to("public", Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("public", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
     socket
         .receive_until(|address, message| {
             assert_eq!(address, "public");
-            matches!(message, Message::Sync(SyncMessage::Step2(_)))
+            matches!(message, HocuspocusMessage::Sync(SyncMessage::Step2(_)))
         })
         .await;
     assert_eq!(server.open_documents(), 1);
@@ -104,19 +104,19 @@ async fn read_only_client_receives_all_changes_and_can_write_none() {
     let mut reader = Socket::open(&server, "/").await;
     for (socket, name) in [(&mut writer, "writer"), (&mut reader, "reader")] {
         socket.send_to("notes", token(name)).await;
-        socket.send_to("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
-        socket.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+        socket.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.receive_until(|_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Step2(_)))).await;
     }
     // An empty answer to the server's step 1 is not an attempt to write.
-    reader.send_to("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-    reader.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
-    reader.send_to("notes", Message::Sync(SyncMessage::Update(&typed(1, "forged")))).await;
-    reader.receive_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
+    reader.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Step2(&[0, 0]))).await;
+    reader.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(true))).await;
+    reader.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Update(&typed(1, "forged")))).await;
+    reader.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(false))).await;
     let update = typed(2, "genuine");
-    writer.send_to("notes", Message::Sync(SyncMessage::Update(&update))).await;
+    writer.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Update(&update))).await;
     reader
         .receive_until(
-            |_, message| matches!(message, Message::Sync(SyncMessage::Update(received)) if *received == update),
+            |_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Update(received)) if *received == update),
         )
         .await;
 
@@ -137,15 +137,18 @@ async fn messages_before_a_token_are_bounded_and_the_session_times_out() {
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(GrantByToken)).await;
     let mut socket = Socket::open(&server, "/").await;
     // Two documents: more small messages than are buffered, and a long one.
-    socket.send_to("other", Message::QueryAwareness).await;
+    socket.send_to("other", HocuspocusMessage::QueryAwareness).await;
     for _ in 0..1_100 {
-        socket.send_to("notes", Message::QueryAwareness).await;
+        socket.send_to("notes", HocuspocusMessage::QueryAwareness).await;
     }
-    socket.send_to("notes", Message::Stateless(&"x".repeat(1024 * 1024))).await;
+    socket.send_to("notes", HocuspocusMessage::Stateless(&"x".repeat(1024 * 1024))).await;
     let mut denied = Vec::new();
     socket
         .receive_until(|address, message| {
-            assert!(matches!(message, Message::PermissionDenied(why) if why.contains("token")), "{message:?}");
+            assert!(
+                matches!(message, HocuspocusMessage::PermissionDenied(why) if why.contains("token")),
+                "{message:?}"
+            );
             denied.push(address.to_owned());
             denied.len() == 2
         })
@@ -166,9 +169,9 @@ async fn authenticated_session_outlives_the_authentication_timeout() {
     socket.open_document("notes", "write").await;
     // The timeout closes the session that sent no token.
     let mut late = Socket::open(&server, "/").await;
-    late.send_to("notes", Message::QueryAwareness).await;
+    late.send_to("notes", HocuspocusMessage::QueryAwareness).await;
     assert_eq!(late.receive_close().await.0, 4504);
-    socket.send_to("notes", Message::Sync(SyncMessage::Update(&typed(1, "x")))).await;
-    socket.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
+    socket.send_to("notes", HocuspocusMessage::Sync(SyncMessage::Update(&typed(1, "x")))).await;
+    socket.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(true)).await;
     server.stop().await.unwrap();
 }

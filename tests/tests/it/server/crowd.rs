@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
-use syncline_protocol::ywebsocket::Message;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_server::Server;
 use syncline_tests::live::{Incoming, Socket, start};
 use tokio::sync::Barrier;
@@ -30,7 +30,7 @@ impl ReceivedAwareness {
     async fn until(&mut self, socket: &mut Socket, wanted: impl Fn(&BTreeMap<u64, (u64, String)>) -> bool) {
         while !wanted(&self.states) {
             let Incoming::Frame(frame) = socket.receive().await else { panic!("the session ended") };
-            let Ok(Message::Awareness(update)) = Message::decode(&frame) else { continue };
+            let Ok(YWebsocketMessage::Awareness(update)) = YWebsocketMessage::decode(&frame) else { continue };
             let update = AwarenessUpdate::scan(update, &Default::default()).unwrap();
             self.frames += u64::from(!update.is_empty());
             for AwarenessEntry { client, clock, state } in update.iter() {
@@ -42,7 +42,7 @@ impl ReceivedAwareness {
 
 async fn announce(socket: &mut Socket, client: u64, clock: u64, state: &str) {
     let update = encode([AwarenessEntry { client, clock, state }].into_iter());
-    socket.send(Message::Awareness(&update).encode()).await;
+    socket.send(YWebsocketMessage::Awareness(&update).encode()).await;
 }
 
 /// One client: joins, announces a state when all have joined, and leaves when it has the states of all. Returns

@@ -7,7 +7,7 @@ use std::time::Duration;
 use syncline_log::MAX_DOCUMENT_BYTES;
 use syncline_log::memory::{Fault, MemoryStore};
 use syncline_log::store::{Store, Write};
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
@@ -29,7 +29,7 @@ async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
 
     store.hold();
     let (first, second) = (typed(1, "a"), typed(2, "b"));
-    author.send_to("doc", Message::Sync(SyncMessage::Update(&first))).await;
+    author.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&first))).await;
     assert_eq!(echoed.receive_sync().await, (2, first), "readers receive the edit before it is on disk");
     tokio::task::spawn_blocking({
         let store = store.clone();
@@ -41,13 +41,13 @@ async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
     // The author of the first edit receives the second; an early acknowledgement would have arrived before it.
     author
         .receive_until(|_, message| {
-            assert!(!matches!(message, Message::SyncStatus(_)), "acknowledged before the edit is on disk");
-            matches!(message, Message::Sync(SyncMessage::Update(_)))
+            assert!(!matches!(message, HocuspocusMessage::SyncStatus(_)), "acknowledged before the edit is on disk");
+            matches!(message, HocuspocusMessage::Sync(SyncMessage::Update(_)))
         })
         .await;
 
     store.release();
-    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    author.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(true))).await;
     assert_eq!(echoed.receive_sync().await, (2, second), "y-websocket: the echo is the acknowledgement");
     server.stop().await.unwrap();
 }
@@ -61,15 +61,15 @@ async fn storage_failure_stops_acknowledgements_but_not_reads() {
     let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
     let mut author = hocuspocus(&server, "doc").await;
     let kept = typed(1, "kept");
-    author.send_to("doc", Message::Sync(SyncMessage::Update(&kept))).await;
-    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    author.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&kept))).await;
+    author.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(true))).await;
 
     store.fault_at(1, Fault::Fail);
     for client in 2..5 {
-        author.send_to("doc", Message::Sync(SyncMessage::Update(&typed(client, "lost")))).await;
+        author.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&typed(client, "lost")))).await;
         author
             .receive_until(|_, message| match message {
-                Message::SyncStatus(saved) => {
+                HocuspocusMessage::SyncStatus(saved) => {
                     assert!(!saved, "no edit is reported as saved after the first failure");
                     true
                 }
@@ -116,14 +116,14 @@ async fn greedy_writer_fills_its_own_share_of_the_log_and_others_are_in_the_next
     }
     for client in 1..=20 {
         let edit = typed(client, "b");
-        author.send_to("other", Message::Sync(SyncMessage::Update(&edit))).await;
+        author.send_to("other", HocuspocusMessage::Sync(SyncMessage::Update(&edit))).await;
         assert_eq!(reader.receive_sync().await, (2, edit), "delivered while the disk is slow");
     }
     // Of 14 MB: its share, which the last edit or a snapshot of the document exceeds.
     assert!(waiting() < 2 * MAX_DOCUMENT_BYTES + 1_100_000, "{} bytes wait for the disk", waiting());
     let before = store.commits().len();
     store.release();
-    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    author.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(true))).await;
     let next = &store.commits()[before];
     assert!(next.iter().any(|write| matches!(write, Write::Append { document, .. } if document.as_str() == "other")));
     drop(sending.await.unwrap());

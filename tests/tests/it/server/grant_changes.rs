@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::{Message, Scope};
+use syncline_protocol::hocuspocus::{HocuspocusMessage, Scope};
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
@@ -66,11 +66,11 @@ async fn open_native(native: &mut Native, channel: u64, document: &str, token: &
 }
 
 async fn send_edit(socket: &mut Socket, document: &str, edit: &[u8]) -> bool {
-    socket.send_to(document, Message::Sync(SyncMessage::Update(edit))).await;
+    socket.send_to(document, HocuspocusMessage::Sync(SyncMessage::Update(edit))).await;
     let mut is_saved = None;
     socket
         .receive_until(|_, message| {
-            if let Message::SyncStatus(saved) = message {
+            if let HocuspocusMessage::SyncStatus(saved) = message {
                 is_saved = Some(*saved);
             }
             is_saved.is_some()
@@ -80,13 +80,15 @@ async fn send_edit(socket: &mut Socket, document: &str, edit: &[u8]) -> bool {
 }
 
 async fn expect_scope(socket: &mut Socket, scope: Scope) {
-    socket.receive_until(|address, message| address == "doc" && *message == Message::Authenticated(scope)).await;
+    socket
+        .receive_until(|address, message| address == "doc" && *message == HocuspocusMessage::Authenticated(scope))
+        .await;
 }
 
 async fn expect_denied(socket: &mut Socket, reason: &str) {
     socket
         .receive_until(|address, message| {
-            matches!(message, Message::PermissionDenied(why) if address == "doc" && why.contains(reason))
+            matches!(message, HocuspocusMessage::PermissionDenied(why) if address == "doc" && why.contains(reason))
         })
         .await;
 }
@@ -119,7 +121,7 @@ async fn edit_after_a_lowered_grant_is_refused_in_every_dialect() {
     native.receive_until(|message| matches!(message, ServerMessage::Change { .. })).await;
     hocuspocus
         .receive_until(
-            |_, message| matches!(message, Message::Sync(SyncMessage::Update(update)) if *update == typed(7, "g")),
+            |_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Update(update)) if *update == typed(7, "g")),
         )
         .await;
     server.stop().await.unwrap();
@@ -158,7 +160,7 @@ async fn revoked_grant_closes_the_document_of_a_silent_client() {
     // Documents of another grant stay open; the revoked one cannot be opened again.
     assert!(send_edit(&mut hocuspocus, "another", &typed(1, "a")).await);
     native.save_change(1, 1, &typed(2, "b")).await;
-    hocuspocus.send_to("doc", Message::Token { token: "member", version: None }).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Token { token: "member", version: None }).await;
     expect_denied(&mut hocuspocus, REASON).await;
     let mut again = Socket::open(&server, "/doc?token=member").await;
     again.sync(SyncMessage::Step1(&[0])).await;
@@ -194,14 +196,14 @@ async fn document_that_was_left_is_not_opened_again_after_its_grant_was_revoked(
     let (server, control) = server(Grant::ReadWrite).await;
     let mut hocuspocus = Socket::open(&server, "/").await;
     hocuspocus.open_document("doc", "member").await;
-    hocuspocus.send_to("doc", Message::Close("")).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Close("")).await;
     // Another provider of the socket still uses it.
-    hocuspocus.send_to("doc", Message::Sync(SyncMessage::Step2(&typed(1, "a")))).await;
-    hocuspocus.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
-    hocuspocus.send_to("doc", Message::Close("")).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&typed(1, "a")))).await;
+    hocuspocus.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(true)).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Close("")).await;
     hocuspocus.open_document("another", "other").await;
     control.revoke(REASON);
-    hocuspocus.send_to("doc", Message::Sync(SyncMessage::Update(&typed(2, "b")))).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&typed(2, "b")))).await;
     expect_denied(&mut hocuspocus, REASON).await;
     server.stop().await.unwrap();
 }
@@ -211,7 +213,7 @@ async fn new_token_replaces_the_control_of_the_document() {
     let (server, control) = server(Grant::ReadWrite).await;
     let mut hocuspocus = Socket::open(&server, "/").await;
     hocuspocus.open_document("doc", "member").await;
-    hocuspocus.send_to("doc", Message::Token { token: "other", version: None }).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Token { token: "other", version: None }).await;
     expect_scope(&mut hocuspocus, Scope::ReadWrite).await;
     control.revoke(REASON);
     assert!(send_edit(&mut hocuspocus, "doc", &typed(1, "a")).await);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::{Message, Scope};
+use syncline_protocol::hocuspocus::{HocuspocusMessage, Scope};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use syncline_tests::live::{GrantByToken, Socket, settings, start_with};
@@ -33,11 +33,11 @@ async fn session() -> (syncline_server::Server, Socket) {
 }
 
 async fn edit_is_saved(socket: &mut Socket, edit: &[u8]) -> bool {
-    socket.send_to("doc", Message::Sync(SyncMessage::Update(edit))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(edit))).await;
     let mut is_saved = false;
     socket
         .receive_until(|_, message| match message {
-            Message::SyncStatus(saved) => {
+            HocuspocusMessage::SyncStatus(saved) => {
                 is_saved = *saved;
                 true
             }
@@ -52,10 +52,10 @@ async fn renewed_token_changes_the_grant_of_the_session() {
     let (server, mut socket) = session().await;
     socket.open_document("doc", "write").await;
     assert!(edit_is_saved(&mut socket, &EDITS[0]).await);
-    socket.send_to("doc", Message::Token { token: "read", version: None }).await;
-    socket.receive_until(|_, message| *message == Message::Authenticated(Scope::ReadOnly)).await;
+    socket.send_to("doc", HocuspocusMessage::Token { token: "read", version: None }).await;
+    socket.receive_until(|_, message| *message == HocuspocusMessage::Authenticated(Scope::ReadOnly)).await;
     assert!(!edit_is_saved(&mut socket, &EDITS[1]).await, "a write after the grant became read-only is refused");
-    socket.send_to("doc", Message::Token { token: "write", version: None }).await;
+    socket.send_to("doc", HocuspocusMessage::Token { token: "write", version: None }).await;
     assert!(edit_is_saved(&mut socket, &EDITS[1]).await);
     server.stop().await.unwrap();
 }
@@ -93,12 +93,12 @@ async fn refused_token_renewal_closes_the_document_for_the_session() {
     let (server, mut socket) = session().await;
     socket.open_document("doc", "write").await;
     assert!(edit_is_saved(&mut socket, &EDITS[0]).await);
-    socket.send_to("doc", Message::Token { token: "expired", version: None }).await;
-    socket.receive_until(|_, message| matches!(message, Message::PermissionDenied(_))).await;
+    socket.send_to("doc", HocuspocusMessage::Token { token: "expired", version: None }).await;
+    socket.receive_until(|_, message| matches!(message, HocuspocusMessage::PermissionDenied(_))).await;
     // Later messages are dropped unread. If these bytes were read, they would be refused again.
-    socket.send_to("doc", Message::Sync(SyncMessage::Update(&[1]))).await;
-    socket.send_to("other", Message::Token { token: "read", version: None }).await;
-    socket.receive_until(|address, message| address == "other" && matches!(message, Message::Sync(_))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&[1]))).await;
+    socket.send_to("other", HocuspocusMessage::Token { token: "read", version: None }).await;
+    socket.receive_until(|address, message| address == "other" && matches!(message, HocuspocusMessage::Sync(_))).await;
     server.stop().await.unwrap();
 }
 
@@ -108,9 +108,9 @@ async fn messages_buffered_for_a_refused_token_are_dropped_from_the_limit() {
     // These bytes are never decoded, because the token is refused.
     let early = vec![0; 1024 * 1024];
     for _ in 0..6 {
-        socket.send_to("a document", Message::Sync(SyncMessage::Update(&early))).await;
-        socket.send_to("a document", Message::Token { token: "", version: None }).await;
-        socket.receive_until(|_, message| matches!(message, Message::PermissionDenied(_))).await;
+        socket.send_to("a document", HocuspocusMessage::Sync(SyncMessage::Update(&early))).await;
+        socket.send_to("a document", HocuspocusMessage::Token { token: "", version: None }).await;
+        socket.receive_until(|_, message| matches!(message, HocuspocusMessage::PermissionDenied(_))).await;
     }
     server.stop().await.unwrap();
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_replica::{Entered, HubDocument, HubLimits};
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
@@ -41,9 +42,9 @@ async fn full_document_allows_reads_and_deletions_but_no_insertions() {
     assert_eq!((code, reason.contains("size limit")), (4414, true), "{reason}");
     // Hocuspocus and native refuse the single update.
     let mut hocuspocus = Socket::open(&server, "/").await;
-    hocuspocus.send_to("doc", Message::Token { token: "", version: None }).await;
-    hocuspocus.send_to("doc", Message::Sync(SyncMessage::Update(&line(9, 100)))).await;
-    hocuspocus.receive_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Token { token: "", version: None }).await;
+    hocuspocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&line(9, 100)))).await;
+    hocuspocus.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(false))).await;
     let mut native = Native::connect(&server).await;
     native.join(1, "doc").await;
     native.send(ToServer::Change { channel: 1, batch: 1, update: &line(10, 100) }).await;
@@ -99,7 +100,7 @@ async fn awareness_of_one_connection_is_bounded() {
     let awareness = |client: u64, clock: u64, state: &str| {
         let entry = syncline_protocol::awareness::AwarenessEntry { client, clock, state };
         let update = syncline_protocol::awareness::encode([entry].into_iter());
-        syncline_protocol::ywebsocket::Message::Awareness(&update).encode()
+        YWebsocketMessage::Awareness(&update).encode()
     };
     for client in 0..3u64 {
         greedy.send(awareness(client, 1, &state)).await;
@@ -113,12 +114,12 @@ async fn awareness_of_one_connection_is_bounded() {
     let mut is_delivered = false;
     while !is_delivered || shown.last() != Some(&(1, 3, 7)) {
         let live::Incoming::Frame(frame) = healthy.receive().await else { panic!("closed") };
-        match syncline_protocol::ywebsocket::Message::decode(&frame).unwrap() {
-            syncline_protocol::ywebsocket::Message::Awareness(update) => {
+        match YWebsocketMessage::decode(&frame).unwrap() {
+            YWebsocketMessage::Awareness(update) => {
                 let update = syncline_protocol::awareness::AwarenessUpdate::scan(update, &Default::default()).unwrap();
                 shown.extend(update.iter().map(|entry| (entry.client, entry.clock, entry.state.len())));
             }
-            syncline_protocol::ywebsocket::Message::Sync(SyncMessage::Update(sent)) => {
+            YWebsocketMessage::Sync(SyncMessage::Update(sent)) => {
                 assert_eq!(sent, update, "the update is delivered");
                 is_delivered = true;
             }

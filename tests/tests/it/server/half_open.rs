@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
-use syncline_protocol::hocuspocus;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::ywebsocket::Message;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
 use syncline_server::config::Config;
@@ -47,7 +47,7 @@ async fn through(proxy: &Proxy, server: &Server, path: &str) -> Socket {
 async fn announce(socket: &mut Socket) {
     let state = "{\"name\":\"gone soon\"}";
     let awareness = encode([AwarenessEntry { client: CLIENT, clock: 1, state }].into_iter());
-    socket.send(Message::Awareness(&awareness).encode()).await;
+    socket.send(YWebsocketMessage::Awareness(&awareness).encode()).await;
 }
 
 /// Receives until the awareness of [`CLIENT`] appears (`here`) or is removed.
@@ -55,7 +55,7 @@ async fn receive_awareness(socket: &mut Socket, here: bool) {
     let wait = async {
         loop {
             let Incoming::Frame(frame) = socket.receive().await else { panic!("the healthy peer was disconnected") };
-            if let Ok(Message::Awareness(update)) = Message::decode(&frame)
+            if let Ok(YWebsocketMessage::Awareness(update)) = YWebsocketMessage::decode(&frame)
                 && let Ok(entries) = AwarenessUpdate::scan(update, &Default::default())
                 && entries.iter().any(|entry| entry.client == CLIENT && entry.is_null() != here)
             {
@@ -78,9 +78,9 @@ async fn vanished_peer_is_detected_and_healthy_peers_stay_connected() {
     receive_awareness(&mut healthy, true).await;
     // A Hocuspocus peer with a document of its own vanishes too.
     let mut alone = through(&proxy, &server, "/").await;
-    alone.send_to("alone", hocuspocus::Message::Token { token: "", version: None }).await;
-    alone.send_to("alone", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
-    alone.receive_until(|_, message| matches!(message, hocuspocus::Message::Sync(SyncMessage::Step2(_)))).await;
+    alone.send_to("alone", HocuspocusMessage::Token { token: "", version: None }).await;
+    alone.send_to("alone", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+    alone.receive_until(|_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Step2(_)))).await;
     assert_eq!((server.gate().sessions(), server.open_documents()), (3, 2));
 
     proxy.freeze(true);
@@ -133,9 +133,9 @@ async fn vanished_peer_under_traffic_is_detected_by_the_write_stall() {
         let mut saw_removal = false;
         loop {
             let Incoming::Frame(frame) = healthy.receive().await else { panic!("the healthy peer was disconnected") };
-            match Message::decode(&frame) {
-                Ok(Message::Sync(SyncMessage::Update(_))) => break,
-                Ok(Message::Awareness(update)) => {
+            match YWebsocketMessage::decode(&frame) {
+                Ok(YWebsocketMessage::Sync(SyncMessage::Update(_))) => break,
+                Ok(YWebsocketMessage::Awareness(update)) => {
                     let entries = AwarenessUpdate::scan(update, &Default::default()).unwrap();
                     saw_removal |= entries.iter().any(|entry| entry.client == CLIENT && entry.is_null());
                 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::varint::write_var_bytes;
 use syncline_server::auth::OpenToAll;
@@ -39,9 +39,11 @@ async fn invalid_document_names_are_refused_with_a_reason() {
         [("a\nb", "control"), ("\0session", "empty"), ("", "empty"), ("  ", "blank"), (&*"y".repeat(513), "longer")]
     {
         let mut bad = Socket::open(&server, "/").await;
-        bad.send_to(name, Message::Token { token: "", version: None }).await;
-        bad.receive_until(|_, message| matches!(message, Message::PermissionDenied(reason) if reason.contains(what)))
-            .await;
+        bad.send_to(name, HocuspocusMessage::Token { token: "", version: None }).await;
+        bad.receive_until(
+            |_, message| matches!(message, HocuspocusMessage::PermissionDenied(reason) if reason.contains(what)),
+        )
+        .await;
         // The socket stays usable for other documents.
         bad.open_document("good", "").await;
     }
@@ -100,12 +102,12 @@ async fn meaningless_messages_are_ignored_in_every_dialect() {
             hocuspocus.send(addressed).await;
         }
         hocuspocus.send_text("hello").await;
-        hocuspocus.send_to("doc", Message::BroadcastStateless("hello")).await;
-        hocuspocus.send_to("doc", Message::Sync(SyncMessage::Update(&typed(200 + text, "x")))).await;
+        hocuspocus.send_to("doc", HocuspocusMessage::BroadcastStateless("hello")).await;
+        hocuspocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&typed(200 + text, "x")))).await;
         hocuspocus
             .receive_until(|_, message| {
-                assert!(!matches!(message, Message::PermissionDenied(_)), "Hocuspocus, {what}: {message:?}");
-                *message == Message::SyncStatus(true)
+                assert!(!matches!(message, HocuspocusMessage::PermissionDenied(_)), "Hocuspocus, {what}: {message:?}");
+                *message == HocuspocusMessage::SyncStatus(true)
             })
             .await;
         let mut native = native_client::Native::connect(&server).await;

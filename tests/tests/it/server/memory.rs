@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
@@ -150,12 +150,12 @@ async fn thousand_documents_of_one_session_open_slowly_and_none_is_refused() {
     let mut socket = Socket::open(&server, "/any").await;
     let names: Vec<_> = (0..1_000).map(|number| format!("doc{number}")).collect();
     for name in &names {
-        socket.send_to(name, Message::Token { token: "", version: None }).await;
+        socket.send_to(name, HocuspocusMessage::Token { token: "", version: None }).await;
     }
     let mut open = 0;
     socket
         .receive_until(|_, message| {
-            open += usize::from(matches!(message, Message::Authenticated(_)));
+            open += usize::from(matches!(message, HocuspocusMessage::Authenticated(_)));
             open == names.len()
         })
         .await;
@@ -172,21 +172,21 @@ async fn awareness_of_one_session_is_bounded_across_its_documents() {
     let small = format!("\"{}\"", "x".repeat(3_000));
     for number in 0..DOCUMENTS {
         let name = format!("doc{number}");
-        socket.send_to(&name, Message::Token { token: "", version: None }).await;
+        socket.send_to(&name, HocuspocusMessage::Token { token: "", version: None }).await;
         // The n-th document gets 2 MiB / n: from the third on, the large state exceeds its share.
         for (client, state) in [(1, &large), (2, &small)] {
             let update = encode([AwarenessEntry { client, clock: 1, state }].into_iter());
-            socket.send_to(&name, Message::Awareness(&update)).await;
+            socket.send_to(&name, HocuspocusMessage::Awareness(&update)).await;
         }
     }
     let dropped = DOCUMENTS as u64 - 2;
     until("all states have arrived", || server.metrics().awareness_dropped.get() >= dropped).await;
     let mut observer = Socket::open(&server, "/any").await;
     let last = format!("doc{}", DOCUMENTS - 1);
-    observer.send_to(&last, Message::Token { token: "", version: None }).await;
+    observer.send_to(&last, HocuspocusMessage::Token { token: "", version: None }).await;
     observer
         .receive_until(|_, message| match message {
-            Message::Awareness(update) => {
+            HocuspocusMessage::Awareness(update) => {
                 let shown = AwarenessUpdate::scan(update, &Default::default()).unwrap();
                 shown.iter().any(|entry| entry.client == 2 && entry.state == small)
             }

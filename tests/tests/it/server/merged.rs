@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::{self, End, Frame};
+use syncline_protocol::hocuspocus::{End, Frame, HocuspocusMessage};
 use syncline_protocol::native::{ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{Merged, ScanLimits, Updates, scan_update, update_ranges};
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_tests::live::{Incoming, Socket, start};
 use yrs::updates::decoder::Decode;
 use yrs::{Array, Doc, GetString, Map, ReadTxn, StateVector, Text, Transact, Update};
@@ -177,8 +177,8 @@ impl Editor {
         match dialect {
             Dialect::YWebsocket => socket.sync(SyncMessage::Step1(&[0])).await,
             Dialect::Hocuspocus => {
-                socket.send_to("doc", hocuspocus::Message::Token { token: "", version: None }).await;
-                socket.send_to("doc", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
+                socket.send_to("doc", HocuspocusMessage::Token { token: "", version: None }).await;
+                socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
             }
             Dialect::Native => {
                 socket.send(ToServer::Hello { version: VERSION, device: 1 }.encode()).await;
@@ -203,7 +203,7 @@ impl Editor {
         let message = SyncMessage::Update(&update);
         match self.dialect {
             Dialect::YWebsocket => self.socket.sync(message).await,
-            Dialect::Hocuspocus => self.socket.send_to("doc", hocuspocus::Message::Sync(message)).await,
+            Dialect::Hocuspocus => self.socket.send_to("doc", HocuspocusMessage::Sync(message)).await,
             Dialect::Native => {
                 let change = ToServer::Change { channel: 0, batch: self.batch, update: &update };
                 self.socket.send(change.encode()).await;
@@ -216,18 +216,16 @@ impl Editor {
     async fn receive(&mut self) -> bool {
         let Incoming::Frame(frame) = self.socket.receive().await else { panic!("closed") };
         let (update, is_diff) = match self.dialect {
-            Dialect::YWebsocket => match ywebsocket::Message::decode(&frame).unwrap() {
-                ywebsocket::Message::Sync(SyncMessage::Update(update)) => (update, false),
-                ywebsocket::Message::Sync(SyncMessage::Step2(update)) => (update, true),
+            Dialect::YWebsocket => match YWebsocketMessage::decode(&frame).unwrap() {
+                YWebsocketMessage::Sync(SyncMessage::Update(update)) => (update, false),
+                YWebsocketMessage::Sync(SyncMessage::Step2(update)) => (update, true),
                 _ => return false,
             },
             Dialect::Hocuspocus => match Frame::decode(&frame, End::Client).unwrap() {
-                Frame::Addressed { message: hocuspocus::Message::Sync(SyncMessage::Update(update)), .. } => {
+                Frame::Addressed { message: HocuspocusMessage::Sync(SyncMessage::Update(update)), .. } => {
                     (update, false)
                 }
-                Frame::Addressed { message: hocuspocus::Message::Sync(SyncMessage::Step2(update)), .. } => {
-                    (update, true)
-                }
+                Frame::Addressed { message: HocuspocusMessage::Sync(SyncMessage::Step2(update)), .. } => (update, true),
                 _ => return false,
             },
             Dialect::Native => match ToClient::decode(&frame).unwrap() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_log::memory::{Fault, MemoryStore};
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
@@ -82,9 +82,9 @@ async fn metrics_count_refusals_that_close_no_session_by_code() {
     let open = |token| ToServer::Open { channel: 1, document: "doc", token, cursor: None, wants_state_vector: false };
     native.send(open("a stranger's")).await;
     let mut editor = Socket::open(&server, "/").await;
-    editor.send_to("doc", Message::Token { token: "read", version: None }).await;
-    editor.send_to("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
-    editor.receive_until(|_, message| *message == Message::SyncStatus(false)).await;
+    editor.send_to("doc", HocuspocusMessage::Token { token: "read", version: None }).await;
+    editor.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&typed(1, "a")))).await;
+    editor.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(false)).await;
     until(port, "syncline_documents_closed_total{code=\"4403\"}", 1.0).await;
     until(port, "syncline_edits_refused_total{code=\"4403\"}", 1.0).await;
     server.stop().await.unwrap();
@@ -98,8 +98,8 @@ async fn metrics_report_a_failed_disk() {
     let port = metrics_port(&server).await;
     let mut editor = Socket::open(&server, "/").await;
     editor.open_document("doc", "").await;
-    editor.send_to("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
-    editor.receive_until(|_, message| *message == Message::SyncStatus(false)).await;
+    editor.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&typed(1, "a")))).await;
+    editor.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(false)).await;
     until(port, "syncline_storage_failed", 1.0).await;
     until(port, "syncline_edits_refused_total{code=\"4507\"}", 1.0).await;
     server.stop().await.unwrap_err();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use syncline_log::memory::MemoryStore;
 use syncline_log::store::{Record, Store, Write};
 use syncline_log::{SledStore, backup};
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
@@ -26,12 +26,13 @@ async fn at_path(server: &Server, path: &str) -> Vec<u8> {
 /// The document state that a Hocuspocus client receives for this name.
 async fn at_address(server: &Server, name: &str) -> Vec<u8> {
     let mut socket = Socket::open(server, "/").await;
-    socket.send_to(name, Message::Token { token: "", version: None }).await;
-    socket.send_to(name, Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to(name, HocuspocusMessage::Token { token: "", version: None }).await;
+    socket.send_to(name, HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
     let mut diff = None;
     socket
         .receive_until(|address, message| {
-            if let Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) = message
+            if let HocuspocusMessage::Sync(SyncMessage::Step2(update))
+            | HocuspocusMessage::SyncReply(SyncMessage::Step2(update)) = message
             {
                 assert_eq!(address, name, "the answer has the address exactly as sent");
                 diff = Some(update.to_vec());

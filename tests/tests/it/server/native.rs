@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use syncline_log::memory::{Fault, MemoryStore};
 use syncline_log::sled::SledStore;
-use syncline_protocol::hocuspocus;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Resume, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
@@ -331,15 +331,14 @@ async fn readers_of_every_dialect_see_each_others_changes_and_awareness() {
     let mut plain = Socket::open(&server, "/doc").await;
     plain.join().await;
     let mut hocus = Socket::open(&server, "/").await;
-    hocus.send_to("doc", hocuspocus::Message::Token { token: "", version: None }).await;
-    hocus.send_to("doc", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
-    let is_diff =
-        |message: &hocuspocus::Message<'_>| matches!(message, hocuspocus::Message::Sync(SyncMessage::Step2(_)));
+    hocus.send_to("doc", HocuspocusMessage::Token { token: "", version: None }).await;
+    hocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+    let is_diff = |message: &HocuspocusMessage<'_>| matches!(message, HocuspocusMessage::Sync(SyncMessage::Step2(_)));
     hocus.receive_until(|_, message| is_diff(message)).await;
 
     let updates = [typed(1, "native"), typed(2, "plain"), typed(3, "hocus")];
-    let is = |message: &hocuspocus::Message<'_>, update: &[u8]| {
-        *message == hocuspocus::Message::Sync(SyncMessage::Update(update))
+    let is = |message: &HocuspocusMessage<'_>, update: &[u8]| {
+        *message == HocuspocusMessage::Sync(SyncMessage::Update(update))
     };
     native.change(0, 1, &updates[0]).await;
     assert_eq!(plain.receive_sync().await, (2, updates[0].clone()));
@@ -349,7 +348,7 @@ async fn readers_of_every_dialect_see_each_others_changes_and_awareness() {
         .receive_until(|message| matches!(message, ServerMessage::Change { update, .. } if *update == updates[1]))
         .await;
     hocus.receive_until(|_, message| is(message, &updates[1])).await;
-    hocus.send_to("doc", hocuspocus::Message::Sync(SyncMessage::Update(&updates[2]))).await;
+    hocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&updates[2]))).await;
     native
         .receive_until(|message| matches!(message, ServerMessage::Change { update, .. } if *update == updates[2]))
         .await;
@@ -357,9 +356,7 @@ async fn readers_of_every_dialect_see_each_others_changes_and_awareness() {
 
     let here = [1, 7, 0, 2, b'{', b'}'];
     native.send(ToServer::Presence { channel: 0, update: &here }).await;
-    hocus
-        .receive_until(|_, message| matches!(message, hocuspocus::Message::Awareness(update) if *update == here))
-        .await;
+    hocus.receive_until(|_, message| matches!(message, HocuspocusMessage::Awareness(update) if *update == here)).await;
     native.receive_until(|message| *message == ServerMessage::Presence { channel: 0, update: here.to_vec() }).await;
     server.stop().await.unwrap();
 }

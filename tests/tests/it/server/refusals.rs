@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
@@ -24,7 +24,7 @@ async fn denial_reason(socket: &mut Socket, address: &str) -> String {
     let mut reason = String::new();
     socket
         .receive_until(|at, message| match message {
-            Message::PermissionDenied(why) => {
+            HocuspocusMessage::PermissionDenied(why) => {
                 assert_eq!(at, address);
                 reason = (*why).to_owned();
                 true
@@ -36,11 +36,11 @@ async fn denial_reason(socket: &mut Socket, address: &str) -> String {
 }
 
 async fn save_edit(socket: &mut Socket, address: &str, update: &[u8]) {
-    socket.send_to(address, Message::Sync(SyncMessage::Update(update))).await;
+    socket.send_to(address, HocuspocusMessage::Sync(SyncMessage::Update(update))).await;
     socket
         .receive_until(|at, message| {
-            assert!(!matches!(message, Message::PermissionDenied(_)), "{at}: {message:?}");
-            at == address && *message == Message::SyncStatus(true)
+            assert!(!matches!(message, HocuspocusMessage::PermissionDenied(_)), "{at}: {message:?}");
+            at == address && *message == HocuspocusMessage::SyncStatus(true)
         })
         .await;
 }
@@ -55,11 +55,11 @@ async fn refused_change_costs_hocuspocus_one_document() {
         let mut socket = Socket::open(&server, "/").await;
         socket.open_document("one", "").await;
         socket.open_document("two", "").await;
-        socket.send_to("one", Message::Sync(SyncMessage::Update(bad))).await;
+        socket.send_to("one", HocuspocusMessage::Sync(SyncMessage::Update(bad))).await;
         assert!(!denial_reason(&mut socket, "one").await.is_empty());
         // Later messages to the denied document are dropped, without an answer or another refusal.
-        socket.send_to("one", Message::Sync(SyncMessage::Update(bad))).await;
-        socket.send_to("one", Message::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.send_to("one", HocuspocusMessage::Sync(SyncMessage::Update(bad))).await;
+        socket.send_to("one", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
         save_edit(&mut socket, "two", &typed(1, "x")).await;
         // The token opens the document again.
         socket.open_document("one", "").await;
@@ -94,11 +94,11 @@ async fn document_over_the_limit_is_denied_and_the_others_stay_open() {
     for name in ["a", "b", "c"] {
         socket.open_document(name, "").await;
     }
-    socket.send_to("d", Message::Token { token: "", version: None }).await;
+    socket.send_to("d", HocuspocusMessage::Token { token: "", version: None }).await;
     assert!(denial_reason(&mut socket, "d").await.contains("at most 3 documents"));
     save_edit(&mut socket, "c", &typed(1, "x")).await;
     // Closing a document makes room for another.
-    socket.send_to("a", Message::Close("")).await;
+    socket.send_to("a", HocuspocusMessage::Close("")).await;
     socket.open_document("d", "").await;
     server.stop().await.unwrap();
 }
@@ -127,10 +127,10 @@ async fn message_over_the_limit_costs_a_document_and_is_not_stored() {
     let mut socket = Socket::open(&server, "/").await;
     socket.open_document("large", "").await;
     socket.open_document("small", "").await;
-    socket.send_to("large", Message::Sync(SyncMessage::Step2(&huge))).await;
+    socket.send_to("large", HocuspocusMessage::Sync(SyncMessage::Step2(&huge))).await;
     assert!(denial_reason(&mut socket, "large").await.contains(&limit.to_string()));
     // The same message is now dropped without an answer.
-    socket.send_to("large", Message::Sync(SyncMessage::Step2(&huge))).await;
+    socket.send_to("large", HocuspocusMessage::Sync(SyncMessage::Step2(&huge))).await;
     save_edit(&mut socket, "small", &typed(1, "x")).await;
 
     let mut native = Native::connect(&server).await;
@@ -153,11 +153,11 @@ async fn long_messages_for_a_denied_document_are_dropped_unread() {
     let mut socket = Socket::open(&server, "/").await;
     socket.open_document("two", "").await;
     socket.open_document("one", "").await;
-    socket.send_to("one", Message::Sync(SyncMessage::Update(&[1]))).await;
+    socket.send_to("one", HocuspocusMessage::Sync(SyncMessage::Update(&[1]))).await;
     denial_reason(&mut socket, "one").await;
     // Buffered, each would exceed the limit for the incomplete messages of all sessions.
     for _ in 0..3 {
-        socket.send_to("one", Message::Sync(SyncMessage::Update(&vec![0; 8 * 1024 * 1024]))).await;
+        socket.send_to("one", HocuspocusMessage::Sync(SyncMessage::Update(&vec![0; 8 * 1024 * 1024]))).await;
     }
     save_edit(&mut socket, "two", &typed(1, "x")).await;
     assert_eq!(server.metrics().partial_refused.get(), 0);
@@ -173,19 +173,21 @@ async fn messages_after_a_stale_close_open_the_document_again() {
     let mut other = Socket::open(&server, "/doc").await;
     other.join().await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.send_to("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
-    socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
-    socket.send_to("doc", Message::Close("")).await;
+    socket.send_to("doc", HocuspocusMessage::Token { token: "", version: Some("4.8.0") }).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("doc", HocuspocusMessage::Close("")).await;
     let update = typed(1, "typed");
-    socket.send_to("doc", Message::Sync(SyncMessage::Update(&update))).await;
-    socket.send_to("doc", Message::Sync(SyncMessage::Step2(&update))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&update))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&update))).await;
     assert_eq!(other.receive_sync().await, (2, update));
-    socket.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
+    socket.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(true)).await;
     // The session also receives changes again.
     let later = typed(2, "later");
     other.sync(SyncMessage::Update(&later)).await;
     socket
-        .receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Update(sent)) if *sent == later))
+        .receive_until(
+            |_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Update(sent)) if *sent == later),
+        )
         .await;
     server.stop().await.unwrap();
 }
@@ -195,12 +197,15 @@ async fn provider_without_a_token_is_served_when_access_is_open() {
     let server = start(Arc::new(MemoryStore::new())).await;
     for name in ["d2", "a document"] {
         let mut socket = Socket::open(&server, "/").await;
-        socket.send_to(name, Message::Sync(SyncMessage::Step1(&[0]))).await;
-        socket.send_to(name, Message::Sync(SyncMessage::Step2(&typed(1, "x")))).await;
+        socket.send_to(name, HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.send_to(name, HocuspocusMessage::Sync(SyncMessage::Step2(&typed(1, "x")))).await;
         socket
             .receive_until(|_, message| {
-                assert!(!matches!(message, Message::Authenticated(_)), "a provider 2.x without a token expects none");
-                *message == Message::SyncStatus(true)
+                assert!(
+                    !matches!(message, HocuspocusMessage::Authenticated(_)),
+                    "a provider 2.x without a token expects none"
+                );
+                *message == HocuspocusMessage::SyncStatus(true)
             })
             .await;
     }
@@ -214,13 +219,13 @@ async fn refusals_of_one_session_are_bounded() {
     let mut socket = Socket::open(&server, "/").await;
     socket.open_document("good", "").await;
     for n in 0..10_000 {
-        socket.send_to(&format!("\u{1}{n}"), Message::Token { token: "", version: None }).await;
+        socket.send_to(&format!("\u{1}{n}"), HocuspocusMessage::Token { token: "", version: None }).await;
         if n % 1_000 == 999 {
-            socket.send_to("good", Message::Sync(SyncMessage::Step1(&[0]))).await;
-            socket.receive_until(|at, message| at == "good" && matches!(message, Message::Sync(_))).await;
+            socket.send_to("good", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+            socket.receive_until(|at, message| at == "good" && matches!(message, HocuspocusMessage::Sync(_))).await;
         }
     }
-    socket.send_to("\u{1}", Message::Token { token: "", version: None }).await;
+    socket.send_to("\u{1}", HocuspocusMessage::Token { token: "", version: None }).await;
     assert_eq!(socket.receive_close().await.0, 4529);
     server.stop().await.unwrap();
 }

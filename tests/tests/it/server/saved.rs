@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::{End, Frame, Message, PING_FRAME};
+use syncline_protocol::awareness;
+use syncline_protocol::hocuspocus::{End, Frame, HocuspocusMessage, PING_FRAME};
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::{awareness, ywebsocket};
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_tests::live::{self, Socket, start};
 
 /// Round trips to wait for a sync status before it counts as missing.
@@ -28,7 +29,7 @@ async fn statuses_until_pong(socket: &mut Socket) -> usize {
         let live::Incoming::Frame(frame) = socket.receive().await else { panic!("closed") };
         match Frame::decode(&frame, End::Client).unwrap() {
             Frame::Pong => return statuses,
-            Frame::Addressed { message: Message::SyncStatus(saved), .. } => {
+            Frame::Addressed { message: HocuspocusMessage::SyncStatus(saved), .. } => {
                 assert!(saved);
                 statuses += 1;
             }
@@ -62,18 +63,18 @@ async fn wait_until_accepted(server: &syncline_server::Server, bytes: usize) {
 async fn step_2_is_acknowledged_after_the_disk_and_queued_updates_never() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.send_to("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
+    socket.send_to("doc", HocuspocusMessage::Token { token: "", version: Some("4.8.0") }).await;
     // Ten letters were typed offline, an eleventh after the step 1. The provider counts 2 unsynced changes: the
     // step 2 and the eleventh letter.
-    socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 10]))).await;
-    socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(10)))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[1, 1, 10]))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(10)))).await;
     for clock in 0..10 {
-        socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
+        socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(clock)))).await;
     }
     wait_until_accepted(&server, 21).await;
     assert_eq!(statuses_until_pong(&mut socket).await, 0, "before the step 2");
-    socket.send_to("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-    socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(11)))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&[0, 0]))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(11)))).await;
     wait_until_accepted(&server, 22).await;
     let what =
         "the step 2, the letter typed after the step 1, the letter after the step 2, and none for the queued ones";
@@ -87,19 +88,19 @@ async fn offline_deletions_get_no_sync_status_of_their_own() {
     let mut socket = Socket::open(&server, "/").await;
     socket.open_document("doc", "").await;
     for clock in 0..4 {
-        socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
+        socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(clock)))).await;
     }
     expect_statuses(&mut socket, 4, "the letters").await;
     let mut back = Socket::open(&server, "/").await;
-    back.send_to("doc", Message::Token { token: "", version: None }).await;
-    back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 4]))).await;
+    back.send_to("doc", HocuspocusMessage::Token { token: "", version: None }).await;
+    back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[1, 1, 4]))).await;
     for clock in 0..3 {
-        back.send_to("doc", Message::Sync(SyncMessage::Update(&[0, 1, 1, 1, clock, 1]))).await;
+        back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&[0, 1, 1, 1, clock, 1]))).await;
     }
-    back.send_to("doc", Message::Sync(SyncMessage::Step2(&[0, 1, 1, 1, 0, 3]))).await;
-    back.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
-    back.send_to("doc", Message::Sync(SyncMessage::Update(&letter(4)))).await;
-    back.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
+    back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&[0, 1, 1, 1, 0, 3]))).await;
+    back.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(true)).await;
+    back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(4)))).await;
+    back.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(true)).await;
     assert_eq!(statuses_until_pong(&mut back).await, 0, "one for the step 2, one for the letter");
     server.stop().await.unwrap();
 }
@@ -111,28 +112,28 @@ async fn deletion_before_the_first_answer_gets_a_status_unless_queued() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
     socket.open_document("doc", "").await;
-    socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(0)))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(0)))).await;
     expect_statuses(&mut socket, 1, "the letter").await;
     let delete = [0, 1, 1, 1, 0, 1];
     for (is_queued, expected) in [(false, 2), (true, 1)] {
         let mut back = Socket::open(&server, "/").await;
-        back.send_to("doc", Message::Token { token: "", version: None }).await;
-        back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
+        back.send_to("doc", HocuspocusMessage::Token { token: "", version: None }).await;
+        back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
         if is_queued {
             // A provider sends its queue when it receives the first message. While this client waits for one, it also
             // answers the ping before it.
-            back.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+            back.receive_until(|_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Step2(_)))).await;
         }
-        back.send_to("doc", Message::Sync(SyncMessage::Update(&delete))).await;
+        back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&delete))).await;
         if !is_queued {
-            back.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+            back.receive_until(|_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Step2(_)))).await;
         }
-        back.send_to("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
+        back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&delete))).await;
         expect_statuses(&mut back, expected, &format!("queued: {is_queued}")).await;
         // From here on the server knows that the queue was sent: in a `forceSync()` every deletion counts as new.
-        back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
-        back.send_to("doc", Message::Sync(SyncMessage::Update(&delete))).await;
-        back.send_to("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
+        back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
+        back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&delete))).await;
+        back.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&delete))).await;
         expect_statuses(&mut back, 2, "the deletion and the step 2").await;
     }
     server.stop().await.unwrap();
@@ -145,21 +146,21 @@ async fn later_step_1_is_answered_with_step_2_and_step_1() {
     socket.open_document("doc", "").await;
     for _ in 0..3 {
         // forceSync(): the provider counts 1 unsynced change until its answer to the server's step 1 is acknowledged.
-        socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
         let mut received = Vec::new();
         socket
             .receive_until(|_, message| {
                 match message {
-                    Message::Sync(SyncMessage::Step2(_)) => received.push("step 2"),
-                    Message::Sync(SyncMessage::Step1(_)) => received.push("step 1"),
+                    HocuspocusMessage::Sync(SyncMessage::Step2(_)) => received.push("step 2"),
+                    HocuspocusMessage::Sync(SyncMessage::Step1(_)) => received.push("step 1"),
                     other => panic!("{other:?}"),
                 }
                 received.len() == 2
             })
             .await;
         assert_eq!(received, ["step 2", "step 1"]);
-        socket.send_to("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-        socket.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
+        socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&[0, 0]))).await;
+        socket.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(true)).await;
     }
     server.stop().await.unwrap();
 }
@@ -173,7 +174,7 @@ async fn step_2_is_echoed_to_clients_of_yjs_14() {
         socket.join().await;
         let entry = awareness::AwarenessEntry { client, clock: 1, state: "{}" };
         let here = awareness::encode([entry].into_iter());
-        socket.send(ywebsocket::Message::Awareness(&here).encode()).await;
+        socket.send(YWebsocketMessage::Awareness(&here).encode()).await;
         socket.sync(SyncMessage::Step2(&offline)).await;
         let typed = letter(1);
         socket.sync(SyncMessage::Update(&typed)).await;

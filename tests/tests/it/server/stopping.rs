@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use syncline_tests::live::{Socket, settings, start_with};
 use tokio::sync::Notify;
@@ -31,7 +31,7 @@ async fn session_waiting_for_its_grant_does_not_delay_the_stop() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), auth).await;
     let mut socket = Socket::open(&server, "/").await;
     for name in ["decided", "undecided"] {
-        socket.send_to(name, Message::Token { token: "", version: None }).await;
+        socket.send_to(name, HocuspocusMessage::Token { token: "", version: None }).await;
     }
     asked.notified().await;
     tokio::time::timeout(Duration::from_secs(20), server.stop()).await.expect("it stops").unwrap();

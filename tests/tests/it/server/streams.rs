@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
@@ -105,8 +105,8 @@ async fn session_of_many_documents_shows_its_handshake_for_each() {
     }
     // A 2.x provider without a token: the URL's token belongs to y-websocket.
     let (mut socket, _) = connect(&server, request("/?token=x", true)).await;
-    socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
-    socket.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.receive_until(|_, message| matches!(message, HocuspocusMessage::Sync(SyncMessage::Step2(_)))).await;
     let AccessRequest { token, handshake, .. } = auth.take();
     assert_eq!((token, handshake.parameter("token").as_deref()), (None, Some("x")));
     server.stop().await.unwrap();

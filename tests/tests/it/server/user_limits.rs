@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
@@ -47,12 +47,13 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// Hocuspocus: opens `document` as `user`. Returns false if the server refuses it because of the user's limit.
 async fn opens(socket: &mut Socket, document: &str, user: &str) -> bool {
-    socket.send_to(document, Message::Token { token: user, version: None }).await;
+    socket.send_to(document, HocuspocusMessage::Token { token: user, version: None }).await;
     let mut opened = false;
     socket
         .receive_until(|address, message| {
-            opened = matches!(message, Message::Authenticated(_));
-            address == document && (opened || matches!(message, Message::PermissionDenied(why) if why.contains("user")))
+            opened = matches!(message, HocuspocusMessage::Authenticated(_));
+            address == document
+                && (opened || matches!(message, HocuspocusMessage::PermissionDenied(why) if why.contains("user")))
         })
         .await;
     opened
@@ -88,7 +89,7 @@ async fn user_connection_limit_counts_connections_not_documents() {
     assert!(opens(&mut again, "a", "cleo").await);
     let mut later = Socket::open(&server, "/").await;
     assert!(opens(&mut later, "a", "ada").await);
-    later.send_to("a", Message::Close("")).await;
+    later.send_to("a", HocuspocusMessage::Close("")).await;
     assert!(opens(&mut later, "b", "dora").await);
     let mut last = Socket::open(&server, "/").await;
     assert!(opens(&mut last, "a", "ada").await);
@@ -138,7 +139,7 @@ async fn connections_of_one_user_share_one_rate() {
     }
     while server.metrics().pauses.get() == 0 {
         for (socket, sent) in both.iter_mut().zip(&mut sent) {
-            socket.send_to("doc", Message::Sync(SyncMessage::Update(&typed(*sent + 10, "x")))).await;
+            socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&typed(*sent + 10, "x")))).await;
             *sent += 1;
         }
         tokio::task::yield_now().await;

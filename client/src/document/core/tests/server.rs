@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Channel, Cursor, Resume, ToClient, ToServer};
-use syncline_replica::{Decision, PendingLimits, RegisterState, Replica, Taken, decide};
+use syncline_replica::{Decision, PendingLimits, RegisterState, Replica, UpdateOutcome, decide};
 
 use super::world::{Device, Dice, EPOCH};
 
@@ -97,8 +97,8 @@ impl Server {
                 }
                 let update = Bytes::copy_from_slice(update);
                 match self.replica.take(&update, &PendingLimits::default()).unwrap() {
-                    Taken::Known => {}
-                    Taken::Pending => self.records.push(update),
+                    UpdateOutcome::Known => {}
+                    UpdateOutcome::Pending => self.records.push(update),
                     _ => {
                         self.append(&update, Some(device), devices);
                         for released in self.replica.take_released() {
