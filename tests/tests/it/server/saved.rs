@@ -8,6 +8,7 @@ use syncline_protocol::awareness;
 use syncline_protocol::hocuspocus::{End, Frame, HocuspocusMessage, PING_FRAME};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket::YWebsocketMessage;
+use syncline_tests::fixtures::numbers;
 use syncline_tests::live::{self, Socket, start};
 
 /// Round trips to wait for a sync status before it counts as missing.
@@ -183,5 +184,59 @@ async fn step_2_is_echoed_to_clients_of_yjs_14() {
         }
         assert_eq!(socket.receive_sync().await, (2, typed), "client {client}");
     }
+    server.stop().await.unwrap();
+}
+
+/// An update in which each of 10,000 clients inserts a letter behind one of client 9, which is missing: the most that may be
+/// pending in a document.
+fn as_much_as_may_be_pending() -> Vec<u8> {
+    let mut update = numbers(&[10_000]);
+    for client in 1_000..11_000 {
+        update.extend(numbers(&[1, client, 0]));
+        update.extend([0x84, 9, 0, 1, b'x']);
+    }
+    update.push(0);
+    update
+}
+
+#[tokio::test]
+async fn update_that_could_not_be_stored_is_saved_only_with_the_next_step_2() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut other = Socket::open(&server, "/doc").await;
+    let pending = as_much_as_may_be_pending();
+    other.sync(SyncMessage::Update(&pending)).await;
+    while other.receive_sync().await != (2, pending.clone()) {}
+    let (first, lost) = (letter(0), letter(1));
+    let both = yrs::merge_updates_v1([&first, &lost]).unwrap();
+
+    let mut hocuspocus = Socket::open(&server, "/").await;
+    hocuspocus.open_document("doc", "").await;
+    let mut ywebsocket = Socket::open(&server, "/doc").await;
+    ywebsocket.join().await;
+    ywebsocket.sync(SyncMessage::Step2(&[0, 0])).await;
+
+    hocuspocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&lost))).await;
+    let mut has_asked = false;
+    hocuspocus
+        .receive_until(|_, message| {
+            assert_ne!(*message, HocuspocusMessage::SyncStatus(true));
+            has_asked |= matches!(message, HocuspocusMessage::Sync(SyncMessage::Step1(_)));
+            *message == HocuspocusMessage::SyncStatus(false) || has_asked
+        })
+        .await;
+    // The empty update by whose echo a client recognises that everything is saved. A step 1 behind it is answered in order.
+    ywebsocket.sync(SyncMessage::Update(&lost)).await;
+    ywebsocket.sync(SyncMessage::Update(&[0, 0])).await;
+    ywebsocket.sync(SyncMessage::Step1(&[0])).await;
+    loop {
+        match ywebsocket.receive_sync().await {
+            (1, _) => break,
+            message => assert_ne!(message, (2, vec![0, 0]), "the update before it is not stored"),
+        }
+    }
+    hocuspocus.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&both))).await;
+    hocuspocus.receive_until(|_, message| *message == HocuspocusMessage::SyncStatus(true)).await;
+    ywebsocket.sync(SyncMessage::Step2(&both)).await;
+    while ywebsocket.receive_sync().await != (2, vec![0, 0]) {}
     server.stop().await.unwrap();
 }
