@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::StateClock;
-use super::cycles::dependencies_of;
 use super::raw::{Id, RawSection, RawUpdate, read_delete_set, write_section_header};
 use crate::varint::write_var_uint;
 
@@ -170,7 +169,7 @@ pub fn advance<'a>(section: &mut RawSection<'a>, clock: &impl StateClock) -> Adv
                 break Some(Need { client, clock: found.start });
             }
             let has = |id: Id| id.clock < if id.client == client { reached } else { clock.clock(id.client) };
-            if let Some(missing) = dependencies_of(&found).find(|id| !has(*id)) {
+            if let Some(missing) = found.dependencies().find(|id| !has(*id)) {
                 break Some(Need { client: missing.client, clock: missing.clock + 1 });
             }
             reached = found.end;

@@ -24,7 +24,7 @@ use syncline_protocol::update::{
 use crate::known::Known;
 use crate::register::RegisterState;
 use crate::structs::{Pieces, StructStore, Superseded};
-use pending::{Pending, ready_half};
+use pending::Pending;
 pub use pending::{Released, Source};
 use registers::Registers;
 pub use weighing::{Entered, Full, HubLimits, Refused, Weighed};
@@ -115,19 +115,18 @@ impl HubDocument {
     ///
     /// If a part becomes pending, the other part is among [`HubDocument::take_released`].
     pub fn enter(&mut self, weighed: Weighed<'_>, source: Source) -> Option<Bytes> {
-        let is_entered = matches!(weighed.outcome(), Entered::Changed | Entered::Pending);
-        let Weighed { update, split, .. } = weighed;
-        let Some(split) = split.filter(|_| is_entered) else {
-            if is_entered {
-                let is_new = self.apply(update);
-                debug_assert!(is_new, "it was weighed before an update that was entered since");
-                self.apply_released(update);
-            }
+        if !matches!(weighed.outcome(), Entered::Changed | Entered::Pending) {
+            return None;
+        }
+        let Weighed { update, parts, .. } = weighed;
+        let Some(parts) = parts else {
+            let is_new = self.apply(update);
+            debug_assert!(is_new, "it was weighed before an update that was entered since");
+            self.apply_released(update);
             return None;
         };
-        let ready = ready_half(&split);
-        let added = self.pending.get_or_insert_default().add(&split, source);
-        if let Some(update) = ready
+        let added = self.pending.get_or_insert_default().add(parts.pending, source);
+        if let Some(update) = parts.ready
             && self.apply(&update)
         {
             self.pending.get_or_insert_default().push_released(Released { update: update.clone(), source });

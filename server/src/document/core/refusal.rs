@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_replica::Refused;
+use syncline_replica::{Entered, Refused};
 
 use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
@@ -19,6 +19,11 @@ impl Core {
         self.close(lease, Close::BadMessage(format!("the update was refused: {refused}").into()), effects);
     }
 
+    /// True if the document has everything in an update, applied or pending.
+    pub(super) fn is_known(&self, update: &Bytes) -> bool {
+        self.document.weigh(update).is_ok_and(|weighed| weighed.outcome() == Entered::Known)
+    }
+
     /// Refuses an update of a read-only session unless the document has everything in it already: a reply to
     /// our step 1 contains every deletion the client knows.
     pub(super) fn refuse_read_only(
@@ -28,7 +33,7 @@ impl Core {
         (update, origin): (Option<Bytes>, Origin),
         effects: &mut Vec<Effect>,
     ) {
-        let known = update.filter(|update| self.document.knows(update));
+        let known = update.filter(|update| self.is_known(update));
         let is_known = known.is_some();
         if let Some(known) = known
             && !self.storage_failed

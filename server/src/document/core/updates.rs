@@ -30,7 +30,7 @@ impl Core {
         let refuse = |outcome, seq| Effect::Ack { lease, batch, seq, outcome, echo: None };
         if self.storage_failed {
             // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
-            let unneeded = origin.is_step2() && self.document.inserts_nothing_new(update);
+            let unneeded = origin.is_step2() && self.is_known(update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
             return effects.push(refuse(outcome, self.last));
         }

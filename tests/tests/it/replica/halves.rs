@@ -89,9 +89,16 @@ fn what_is_pending_survives_a_restart() {
     assert_eq!((text_of(&hub).len(), hub.pending_len()), (10, 0));
 }
 
-/// Some clients type, delete and receive; a hub gets any of their updates, merged in any groups, with gaps.
-fn check(seed: u64) {
-    let mut random = StdRng::seed_from_u64(seed);
+/// The end of a document, behind gaps: adjacent items are one struct, as Yjs 14 joins them there too.
+fn joined_end(doc: &Doc, random: &mut StdRng) -> Bytes {
+    let txn = doc.transact();
+    let known = txn.state_vector();
+    let cut = known.iter().map(|(client, clock)| (*client, random.random_range(0..=*clock)));
+    txn.encode_diff_v1(&cut.collect::<StateVector>()).into()
+}
+
+/// Some clients type, delete and receive. Their updates, merged in any groups, with gaps, and some of it again in other bytes.
+fn shuffled_updates(random: &mut StdRng) -> Vec<Bytes> {
     let docs: Vec<Doc> = (1..=4).map(Doc::with_client_id).collect();
     let mut updates: Vec<Bytes> = Vec::new();
     for _ in 0..60 {
@@ -116,11 +123,21 @@ fn check(seed: u64) {
     }
     let mut groups: Vec<Bytes> = Vec::new();
     let mut order: Vec<&Bytes> = updates.iter().collect();
-    order.shuffle(&mut random);
+    order.shuffle(random);
     while !order.is_empty() {
         let count = random.random_range(1..=order.len().min(5));
         groups.push(merged(&order.drain(..count).collect::<Vec<_>>()));
+        if random.random_bool(0.3) {
+            groups.push(joined_end(&docs[random.random_range(0..docs.len())], random));
+        }
     }
+    groups
+}
+
+/// A hub gets these updates.
+fn check(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let groups = shuffled_updates(&mut random);
     let mut hub = HubDocument::new(9);
     let mut released = Vec::new();
     for (number, group) in groups.iter().enumerate() {
@@ -145,7 +162,7 @@ fn check(seed: u64) {
     }
     assert_eq!(text.get_string(&all.transact()), text_of(&hub), "SYNCLINE_SEED={seed}");
     let state = all.transact().encode_state_as_update_v1(&StateVector::default());
-    assert!(hub.knows(&state), "SYNCLINE_SEED={seed}");
+    assert_eq!(hub.take(&state.into()), Ok(Entered::Known), "SYNCLINE_SEED={seed}");
 }
 
 #[test]
@@ -153,6 +170,57 @@ fn order_and_grouping_of_updates_make_no_difference() {
     let seed = std::env::var("SYNCLINE_SEED").ok().map(|seed| seed.parse().expect("SYNCLINE_SEED is a number"));
     for _ in 0..if seed.is_some() { 1 } else { 40 } {
         check(seed.unwrap_or_else(rand::random));
+    }
+}
+
+/// Structs of a client at clocks that it uses itself. The first one, and some of the others, can never be applied.
+fn forged(known: &[(u64, u64)], random: &mut StdRng) -> Bytes {
+    let (client, end) = known[random.random_range(0..known.len())];
+    let (mut clock, mut structs) = (random.random_range(0..end), Vec::new());
+    while clock < end {
+        let len = random.random_range(1..=(end - clock).min(4)) as u8;
+        let is_first = structs.is_empty();
+        let origin = if is_first || random.random_bool(0.3) {
+            [66, random.random_range(0..3)]
+        } else {
+            [client as u8, clock as u8 - 1]
+        };
+        structs.push([&[0x84, origin[0], origin[1], len][..], &vec![b'f'; usize::from(len)]].concat());
+        clock += u64::from(len);
+        if random.random_bool(0.2) {
+            break;
+        }
+    }
+    let start = clock - structs.iter().map(|found| u64::from(found[3])).sum::<u64>();
+    [&[1, structs.len() as u8, client as u8, start as u8][..], &structs.concat(), &[0]].concat().into()
+}
+
+/// A hub gets the updates of some clients and forged structs, and restarts in between.
+fn check_with_forged(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let groups = shuffled_updates(&mut random);
+    let whole = HubDocument::load(9, &groups).unwrap();
+    let known: Vec<(u64, u64)> = whole.known().iter().collect();
+    let mut hub = HubDocument::new(9);
+    for group in &groups {
+        for _ in 0..random.random_range(0..3) {
+            hub.take(&forged(&known, &mut random)).unwrap();
+        }
+        hub.take(group).unwrap();
+        assert_eq!(hub.take(group), Ok(Entered::Known), "SYNCLINE_SEED={seed}");
+        if random.random_bool(0.1) {
+            let stored: Vec<Bytes> = std::iter::once(hub.compact()).chain(hub.pending()).collect();
+            hub = HubDocument::load(9, &stored).unwrap();
+        }
+    }
+    assert_eq!(hub.state_vector(), whole.state_vector(), "SYNCLINE_SEED={seed}");
+}
+
+#[test]
+fn forged_versions_of_structs_hide_nothing() {
+    let seed = std::env::var("SYNCLINE_SEED").ok().map(|seed| seed.parse().expect("SYNCLINE_SEED is a number"));
+    for _ in 0..if seed.is_some() { 1 } else { 100 } {
+        check_with_forged(seed.unwrap_or_else(rand::random));
     }
 }
 
@@ -215,4 +283,62 @@ fn deletion_of_an_unknown_clock_does_not_lift_the_limit_on_deletions() {
     };
     assert_eq!(hub.take(&deletions(&[])), Ok(Entered::Full(Full::Bytes)));
     assert_eq!(hub.take(&deletions(&[99, 1, 0, 1])), Ok(Entered::Full(Full::Bytes)));
+}
+
+/// What a client sends that has the letters of `text` from `clock` on as one struct, behind a gap.
+fn joined(client: u8, clock: u8, letters: &str) -> Bytes {
+    text_struct(client, clock, (client, clock - 1), letters)
+}
+
+#[test]
+fn pending_letters_are_recognised_when_they_are_sent_again_as_one_struct() {
+    let mut hub = HubDocument::default();
+    for (clock, letter) in [(5, "a"), (6, "b"), (7, "c")] {
+        assert_eq!(hub.take(&joined(1, clock, letter)), Ok(Entered::Pending));
+    }
+    assert_eq!(hub.take(&joined(1, 5, "abc")), Ok(Entered::Known));
+    assert_eq!(hub.take(&joined(1, 6, "bc")), Ok(Entered::Known));
+    // Two letters that were typed offline.
+    let update = joined(1, 5, "abcde");
+    let weighed = hub.weigh(&update).unwrap();
+    assert_eq!(weighed.outcome(), Entered::Pending);
+    assert_eq!(hub.enter(weighed, None), Some(joined(1, 8, "de")), "only these are new");
+    assert_eq!((hub.pending_len(), hub.take(&update)), (1, Ok(Entered::Known)));
+    // A letter is deleted, and the client has dropped its content.
+    let deleted =
+        [&[1, 3, 1, 5, 0x84, 1, 4, 1, b'a', 0x81, 1, 5, 1, 0x84, 1, 6, 3][..], b"cde", &[1, 1, 1, 6, 1]].concat();
+    assert_eq!(hub.take(&deleted.clone().into()), Ok(Entered::Pending), "the deletion is new");
+    assert_eq!((hub.pending_len(), hub.take(&deleted.into())), (2, Ok(Entered::Known)));
+    let first = Bytes::from(vec![1, 1, 1, 0, 4, 1, 1, b't', 5, b'1', b'2', b'3', b'4', b'5', 0]);
+    assert_eq!(hub.take(&first), Ok(Entered::Changed));
+    assert_eq!((hub.pending_len(), hub.known().clock(1)), (0, 10));
+}
+
+#[test]
+fn reconnects_of_an_author_behind_a_gap_store_only_what_is_new() {
+    let mut hub = HubDocument::default();
+    hub.limit(HubLimits { pending_bytes: 4_000, ..HubLimits::default() });
+    let letters = "x".repeat(100);
+    for typed in 1..100 {
+        // With another source each time, as after each reconnect.
+        let update = joined(1, 5, &letters[..typed]);
+        let weighed = hub.weigh(&update).unwrap();
+        assert_eq!(weighed.outcome(), Entered::Pending, "{typed} letters");
+        assert_eq!(hub.enter(weighed, Some(typed as u64)), Some(joined(1, 4 + typed as u8, "x")));
+    }
+}
+
+#[test]
+fn version_that_never_becomes_ready_hides_no_other_version() {
+    for forged in [text_struct(5, 0, (66, 0), "abcdefghij"), text_struct(5, 4, (66, 0), "forged")] {
+        let mut hub = HubDocument::default();
+        assert_eq!(hub.take(&forged), Ok(Entered::Pending));
+        let honest = joined(5, 2, "cdefgh");
+        assert_eq!(hub.take(&honest), Ok(Entered::Pending), "kept as well");
+        assert_eq!(hub.take(&honest), Ok(Entered::Known), "once");
+        assert_eq!(hub.take(&forged), Ok(Entered::Known));
+        let first = Bytes::from(vec![1, 1, 5, 0, 4, 1, 1, b't', 2, b'a', b'b', 0]);
+        assert_eq!(hub.take(&first), Ok(Entered::Changed));
+        assert_eq!(hub.known().clock(5), 8);
+    }
 }

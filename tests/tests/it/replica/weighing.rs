@@ -176,7 +176,7 @@ impl Twins {
         // Later: other updates are weighed, readers join, the document becomes dormant.
         _ = self.weigher.weigh(&other);
         self.weigher.diff(&self.taker.state_vector());
-        self.weigher.knows(&update);
+        _ = self.weigher.weigh(&update);
         if compacts {
             self.taker.compact();
             self.weigher.compact();
