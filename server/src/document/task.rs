@@ -288,11 +288,11 @@ impl Task {
         self.settle().await;
     }
 
-    /// True if at least `records` follow the last snapshot. What is pending is written again by each snapshot: the more it
-    /// is, the more records are kept before the next.
+    /// True if at least `records` follow the last snapshot. What is pending is written again by each snapshot, in records of its
+    /// own: the more it is, the more records are kept before the next.
     fn is_worth_compacting(&self, records: u64) -> bool {
-        let pending = (self.core.pending_bytes() / SNAPSHOT_BYTES_PER_RECORD) as u64;
-        self.records_since_snapshot >= records.max(pending)
+        let pending = self.core.pending_records().max(self.core.pending_bytes() / SNAPSHOT_BYTES_PER_RECORD);
+        self.records_since_snapshot >= records.max(pending as u64)
     }
 
     /// The next time at which there may be work without an event.
