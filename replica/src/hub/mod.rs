@@ -308,11 +308,13 @@ impl HubDocument {
         self.registers.as_mut().map_or_else(Vec::new, |registers| registers.take_touched())
     }
 
-    /// Writes a register as an edit of the document itself, and returns the edit as a v1 update.
+    /// Writes a register as an edit of the document itself, and returns the edit as a v1 update. It may release what is pending:
+    /// see [`HubDocument::take_released`].
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Bytes {
         let own = Id { client: self.client, clock: self.structs.clock(self.client) };
         let update = self.registers.get_or_insert_default().write(name, state, own, &self.structs);
         self.apply(&update);
+        self.apply_released(&update);
         update.into()
     }
 

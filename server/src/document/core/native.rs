@@ -86,6 +86,9 @@ impl Core {
             Decision::Accept(state) if !self.was_refused(write.id) => {
                 self.record_decision(&write.register, &state);
                 self.write_register(&write.register, &state, effects);
+                if self.broadcast_released(effects) {
+                    self.enforce_decisions(effects);
+                }
                 self.document.take_touched();
                 return (true, state.encode());
             }

@@ -110,31 +110,41 @@ impl Core {
     /// Checks the registers that the last update changed against the decisions and restores those that
     /// conflict.
     pub(super) fn enforce_decisions(&mut self, effects: &mut Vec<Effect>) {
-        for name in self.document.take_touched() {
-            let now = self.document.read_register(&name);
-            let decided = self.decisions.as_ref().and_then(|decisions| decisions.get(&name));
-            let is_kept = match (&now, &decided) {
-                (None, decided) => decided.is_none(),
-                (Some(now), None) => !self.follows_refused_write(now),
-                (Some(now), Some(decided)) => {
-                    now == decided || (now.ids.contains(&decided.version.id) && !self.follows_refused_write(now))
-                }
-            };
-            match (now, decided) {
-                (Some(now), _) if is_kept => self.record_decision(&name, &now),
-                (None, _) if is_kept => {}
-                (_, Some(decided)) => self.write_register(&name, &decided, effects),
-                (_, None) => {
-                    let update = self.document.clear_register(&name);
-                    update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
-                }
+        loop {
+            for name in self.document.take_touched() {
+                self.enforce_decision(&name, effects);
             }
+            if !self.broadcast_released(effects) {
+                break;
+            }
+            // Updates that waited for a write of our own were applied with it.
         }
         // Our own writes need no check.
         self.document.take_touched();
     }
 
-    /// Writes a register as the document's own edit.
+    fn enforce_decision(&mut self, name: &str, effects: &mut Vec<Effect>) {
+        let now = self.document.read_register(name);
+        let decided = self.decisions.as_ref().and_then(|decisions| decisions.get(name));
+        let is_kept = match (&now, &decided) {
+            (None, decided) => decided.is_none(),
+            (Some(now), None) => !self.follows_refused_write(now),
+            (Some(now), Some(decided)) => {
+                now == decided || (now.ids.contains(&decided.version.id) && !self.follows_refused_write(now))
+            }
+        };
+        match (now, decided) {
+            (Some(now), _) if is_kept => self.record_decision(name, &now),
+            (None, _) if is_kept => {}
+            (_, Some(decided)) => self.write_register(name, &decided, effects),
+            (_, None) => {
+                let update = self.document.clear_register(name);
+                update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
+            }
+        }
+    }
+
+    /// Writes a register as the document's own edit. An update that waited for it is released, and to be broadcast.
     pub(super) fn write_register(&mut self, name: &str, state: &RegisterState, effects: &mut Vec<Effect>) {
         let update = self.document.write_register(name, state);
         self.apply_own_edit(update, effects);

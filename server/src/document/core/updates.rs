@@ -78,10 +78,7 @@ impl Core {
         if !is_split {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
         }
-        for Released { update, source } in self.document.take_released() {
-            let author = source.map(LeaseId).filter(|source| self.leases.get(*source).is_some());
-            self.broadcast(Frame::at(self.last, Message::Update(update)), author, effects);
-        }
+        self.broadcast_released(effects);
         if let Some(added) = added {
             self.broadcast_pending(added, lease, effects);
         }
@@ -93,6 +90,17 @@ impl Core {
             self.ask_for_missing(lease, effects);
         }
         frame
+    }
+
+    /// Broadcasts what was pending and was applied since the last call. False if that is nothing.
+    pub(super) fn broadcast_released(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let released = self.document.take_released();
+        let is_any = !released.is_empty();
+        for Released { update, source } in released {
+            let author = source.map(LeaseId).filter(|source| self.leases.get(*source).is_some());
+            self.broadcast(Frame::at(self.last, Message::Update(update)), author, effects);
+        }
+        is_any
     }
 
     /// A part of the update has missing dependencies, and the document keeps no more of those. The other part,
