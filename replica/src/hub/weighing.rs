@@ -91,6 +91,7 @@ pub enum Refused {
 pub struct Weighed<'u> {
     pub(super) update: &'u Bytes,
     outcome: Entered,
+    inserts: bool,
     /// The two parts of the update, if one has missing dependencies.
     pub(super) parts: Option<Box<Parts>>,
 }
@@ -108,6 +109,11 @@ impl<'u> Weighed<'u> {
     /// What entering it does.
     pub fn outcome(&self) -> Entered {
         self.outcome
+    }
+
+    /// True if it has structs that are neither applied nor pending. An update without them may delete something.
+    pub fn inserts(&self) -> bool {
+        self.inserts
     }
 
     /// The update.
@@ -133,48 +139,50 @@ impl HubDocument {
     /// # Errors
     /// When no reader could ever decode or integrate the update.
     pub fn weigh<'u>(&self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
-        let weighed = |outcome| Ok(Weighed { update, outcome, parts: None });
         if update[..] == EMPTY_UPDATE {
-            return weighed(Entered::Known);
+            return Ok(Weighed { update, outcome: Entered::Known, inserts: false, parts: None });
         }
         let verdict = verdict(update, &self.structs, &ScanLimits::STORED)?;
         if has_missing_dependencies(&verdict) {
-            let (outcome, parts) = self.weigh_parts(&split(update, &self.structs));
-            return Ok(Weighed { update, outcome, parts: Some(Box::new(parts)) });
+            let split = split(update, &self.structs);
+            let pending = NewPending::new(&split, self.pending.as_deref(), &self.structs);
+            let inserts = !split.ready.is_empty() || pending.len() > 0;
+            let parts = Parts { ready: ready_half(&split), pending };
+            let outcome = self.weigh_parts(&split, &parts, inserts);
+            return Ok(Weighed { update, outcome, inserts, parts: Some(Box::new(parts)) });
         }
         let inserts = !matches!(verdict.structs, Structs::None | Structs::Known);
         if inserts && is_circular(update, &self.structs) {
             return Err(Refused::Circular);
         }
         let deletes = verdict.deletes && !self.structs.knows_deletions_of(delete_set(update));
-        weighed(match self.exceeded_limit(update.len(), inserts, deletes, verdict.new_clients) {
+        let outcome = match self.exceeded_limit(update.len(), inserts, deletes, verdict.new_clients) {
             Some(full) => Entered::Full(full),
             None if inserts || deletes => Entered::Changed,
             None => Entered::Known,
-        })
+        };
+        Ok(Weighed { update, outcome, inserts, parts: None })
     }
 
-    fn weigh_parts(&self, split: &Split<'_>) -> (Entered, Parts) {
-        let pending = self.pending.as_deref();
-        let parts = Parts { ready: ready_half(split), pending: NewPending::new(split, pending, &self.structs) };
-        let Parts { ready, pending: new } = &parts;
+    fn weigh_parts(&self, split: &Split<'_>, Parts { ready, pending: new }: &Parts, inserts: bool) -> Entered {
         let deletes = ready.as_ref().is_some_and(|ready| !self.structs.knows_deletions_of(delete_set(ready)));
-        let inserts = !split.ready.is_empty();
         let clients = split.ready.iter().map(|part| part.client).chain(new.clients());
         let new_clients: BTreeSet<u64> = clients.filter(|client| self.structs.clock(*client) == 0).collect();
         let bytes = ready.as_ref().map_or(0, Bytes::len) + new.bytes();
-        let full = self.exceeded_limit(bytes, inserts || new.len() > 0, deletes, new_clients.len() as u64);
-        let (entries, pending_bytes) = pending.map_or((0, 0), |pending| (pending.len(), pending.bytes()));
-        let is_over = entries + new.len() > self.limits.pending_entries
-            || pending_bytes + new.bytes() > self.limits.pending_bytes;
-        let outcome = match full {
-            Some(full) => Entered::Full(full),
-            None if !new.is_empty() && is_over => Entered::NoRoom,
-            None if inserts || deletes => Entered::Changed,
-            None if !new.is_empty() => Entered::Pending,
-            None => Entered::Known,
-        };
-        (outcome, parts)
+        if let Some(full) = self.exceeded_limit(bytes, inserts, deletes, new_clients.len() as u64) {
+            return Entered::Full(full);
+        }
+        let is_over = self.pending_len() + new.len() > self.limits.pending_entries
+            || self.pending_bytes() + new.bytes() > self.limits.pending_bytes;
+        if !new.is_empty() && is_over {
+            Entered::NoRoom
+        } else if !split.ready.is_empty() || deletes {
+            Entered::Changed
+        } else if !new.is_empty() {
+            Entered::Pending
+        } else {
+            Entered::Known
+        }
     }
 
     /// The limit that an update of `bytes` with `clients` new clients would exceed.

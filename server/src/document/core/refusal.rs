@@ -19,13 +19,8 @@ impl Core {
         self.close(lease, Close::BadMessage(format!("the update was refused: {refused}").into()), effects);
     }
 
-    /// True if the document has everything in an update, applied or pending.
-    pub(super) fn is_known(&self, update: &Bytes) -> bool {
-        self.document.weigh(update).is_ok_and(|weighed| weighed.outcome() == Entered::Known)
-    }
-
-    /// Refuses an update of a read-only session unless the document has everything in it already: a reply to
-    /// our step 1 contains every deletion the client knows.
+    /// Refuses an update of a read-only session unless the document has everything in it already, applied or
+    /// pending: a reply to our step 1 contains every deletion the client knows.
     pub(super) fn refuse_read_only(
         &mut self,
         lease: LeaseId,
@@ -33,7 +28,9 @@ impl Core {
         (update, origin): (Option<Bytes>, Origin),
         effects: &mut Vec<Effect>,
     ) {
-        let known = update.filter(|update| self.is_known(update));
+        let is_known =
+            |update: &Bytes| self.document.weigh(update).is_ok_and(|weighed| weighed.outcome() == Entered::Known);
+        let known = update.filter(is_known);
         let is_known = known.is_some();
         if let Some(known) = known
             && !self.storage_failed

@@ -29,9 +29,10 @@ impl Core {
         let Submitted { ref update, origin, batch } = submitted;
         let refuse = |outcome, seq| Effect::Ack { lease, batch, seq, outcome, echo: None };
         if self.storage_failed {
-            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
-            let unneeded = origin.is_step2() && self.is_known(update);
-            let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
+            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse. It may list deletions that
+            // readers derive, for example of a map entry that another one replaces.
+            let is_unneeded = origin.is_step2() && self.document.weigh(update).is_ok_and(|weighed| !weighed.inserts());
+            let outcome = if is_unneeded { Outcome::Unneeded } else { Outcome::Refused };
             return effects.push(refuse(outcome, self.last));
         }
         let weighed = match self.weigh(update) {
