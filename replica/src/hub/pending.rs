@@ -26,7 +26,7 @@ use syncline_protocol::update::split::{Advance, Deletions, Need, Part, Split, ad
 use syncline_protocol::update::{EMPTY_UPDATE, StateClock, update_ranges};
 
 use crate::structs::StructStore;
-use clocks::{PendingClocks, RUN_BYTES};
+use clocks::PendingClocks;
 use section::SectionBuffer;
 
 /// Approximate memory of an entry besides its structs, of an element of the index, and of a range of deletions.
@@ -160,7 +160,7 @@ impl Pending {
     /// Approximate memory use, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         let entries = self.entries.len() * ENTRY_BYTES + self.capacity;
-        let indexes = self.by_need.len() * INDEX_BYTES + self.clocks.len() * RUN_BYTES;
+        let indexes = self.by_need.len() * INDEX_BYTES + self.clocks.memory_bytes();
         entries + indexes + self.deletions.len() * RANGE_BYTES
     }
 

@@ -5,14 +5,14 @@
 //! a copy, an attacker), and the version that is pending may wait for something that never comes: so a struct is left out only if
 //! its clocks are pending in structs that wait for nothing else than it does, and any other version is kept as well, once.
 
-use std::collections::BTreeMap;
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 
 use syncline_protocol::update::raw::{Id, RawStruct};
 
-/// Approximate memory of a run.
-pub(super) const RUN_BYTES: usize = 40;
+/// Approximate memory of a run, and of a client.
+const RUN_BYTES: usize = 40;
 
 /// Runs that are compared with one struct. What a client joins is pending in one or two.
 const MAX_RUNS_PER_STRUCT: usize = 16;
@@ -25,47 +25,67 @@ type Needs = [Option<Id>; 2];
 pub(super) struct PendingClocks {
     /// From the hash of client and needs, and the first clock, to the clock after the last one.
     runs: BTreeMap<(u64, u64), u64>,
+    /// Number of runs of each client that has any.
+    runs_of: HashMap<u64, usize>,
     hasher: RandomState,
 }
 
 impl PendingClocks {
-    /// Number of runs.
-    pub(super) fn len(&self) -> usize {
-        self.runs.len()
+    /// Approximate memory use, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        (self.runs.len() + self.runs_of.len()) * RUN_BYTES
+    }
+
+    /// True if structs of a client are pending.
+    pub(super) fn has_client(&self, client: u64) -> bool {
+        self.runs_of.contains_key(&client)
     }
 
     /// Adds the clocks of a struct.
     pub(super) fn add(&mut self, found: &RawStruct<'_>) {
-        let (key, mut start, mut end) = (self.key(found.client, needs_of(found)), found.start, found.end);
-        if let Some((&(of, before), &until)) = self.runs.range(..=(key, start)).next_back()
+        let (key, start, mut end) = (self.key(found.client, needs_of(found)), found.start, found.end);
+        while let Some((&(of, before), until)) = self.runs.range_mut(..=(key, end)).next_back()
             && of == key
-            && until >= start
+            && *until >= start
         {
-            (start, end) = (before, end.max(until));
+            end = end.max(*until);
+            if before <= start {
+                *until = end;
+                return;
+            }
+            self.remove_run(found.client, (key, before));
         }
-        while let Some((&next, &until)) = self.runs.range((key, start + 1)..=(key, end)).next() {
-            self.runs.remove(&next);
-            end = end.max(until);
-        }
-        self.runs.insert((key, start), end);
+        self.insert_run(found.client, (key, start), end);
     }
 
     /// Removes the clocks of a struct.
     pub(super) fn remove(&mut self, found: &RawStruct<'_>) {
-        let (key, start, end) = (self.key(found.client, needs_of(found)), found.start, found.end);
-        if let Some((&(of, _), until)) = self.runs.range_mut(..(key, start)).next_back()
+        let (client, key, start, end) = (found.client, self.key(found.client, needs_of(found)), found.start, found.end);
+        while let Some((&(of, before), &until)) = self.runs.range(..(key, end)).next_back()
             && of == key
-            && *until > start
+            && until > start
         {
-            let after = std::mem::replace(until, start);
-            if after > end {
-                self.runs.insert((key, end), after);
+            self.remove_run(client, (key, before));
+            if before < start {
+                self.insert_run(client, (key, before), start);
+            }
+            if until > end {
+                self.insert_run(client, (key, end), until);
             }
         }
-        while let Some((&next, &until)) = self.runs.range((key, start)..(key, end)).next() {
-            self.runs.remove(&next);
-            if until > end {
-                self.runs.insert((key, end), until);
+    }
+
+    fn insert_run(&mut self, client: u64, run: (u64, u64), end: u64) {
+        self.runs.insert(run, end);
+        *self.runs_of.entry(client).or_default() += 1;
+    }
+
+    fn remove_run(&mut self, client: u64, run: (u64, u64)) {
+        self.runs.remove(&run);
+        if let Entry::Occupied(mut runs) = self.runs_of.entry(client) {
+            *runs.get_mut() -= 1;
+            if *runs.get() == 0 {
+                runs.remove();
             }
         }
     }
@@ -132,7 +152,7 @@ mod tests {
         for (clock, len, need) in [(10, 2, None), (12, 3, Some(7)), (20, 5, None), (15, 5, None)] {
             with_letters(clock, len, need, |found| clocks.add(found));
         }
-        assert_eq!(clocks.len(), 3);
+        assert_eq!((clocks.runs.len(), clocks.runs_of[&5]), (3, 3));
         let first_missing = |clocks: &PendingClocks, clock, len, need| {
             with_letters(clock, len, need, |found| clocks.first_missing(found, 0))
         };
@@ -154,6 +174,8 @@ mod tests {
         with_letters(17, 2, None, |found| clocks.remove(found));
         assert_eq!((first_missing(&clocks, 15, 10, None), first_missing(&clocks, 19, 6, None)), (17, 25));
         with_letters(0, 100, None, |found| clocks.remove(found));
-        assert_eq!((clocks.len(), first_missing(&clocks, 12, 3, Some(7))), (1, 15));
+        assert_eq!((clocks.runs.len(), first_missing(&clocks, 12, 3, Some(7))), (1, 15));
+        with_letters(0, 100, Some(7), |found| clocks.remove(found));
+        assert!(clocks.runs.is_empty() && !clocks.has_client(5));
     }
 }

@@ -72,6 +72,11 @@ impl SectionBuffer {
         pending: &PendingClocks,
         structs: &StructStore,
     ) -> Option<(Self, Need)> {
+        if !pending.has_client(part.client) {
+            let mut whole = Self::new(part.client, part.clock);
+            whole.append(part);
+            return Some((whole, need));
+        }
         let (known, mut missing) = (structs.clock(part.client), None::<Self>);
         for found in RawSection::new(part.client, part.clock, part.structs, part.bytes) {
             let from = if found.is_skip() { found.end } else { pending.first_missing(&found, known) };
