@@ -27,7 +27,7 @@ use crate::structs::{Pieces, StructStore, Superseded};
 use pending::Pending;
 pub use pending::{Released, Source};
 use registers::Registers;
-pub use weighing::{Entered, Full, HubLimits, Refused, Weighed};
+pub use weighing::{Full, HubLimits, Refused, WeighOutcome, Weighed};
 
 /// One document in a hub.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl HubDocument {
     ///
     /// # Errors
     /// As [`HubDocument::weigh`]. The document is unchanged.
-    pub fn take(&mut self, update: &Bytes) -> Result<Entered, Refused> {
+    pub fn take(&mut self, update: &Bytes) -> Result<WeighOutcome, Refused> {
         let weighed = self.weigh(update)?;
         let outcome = weighed.outcome();
         self.enter(weighed, None);
@@ -115,7 +115,7 @@ impl HubDocument {
     ///
     /// If a part becomes pending, the other part is among [`HubDocument::take_released`].
     pub fn enter(&mut self, weighed: Weighed<'_>, source: Source) -> Option<Bytes> {
-        if !matches!(weighed.outcome(), Entered::Changed | Entered::Pending) {
+        if !matches!(weighed.outcome(), WeighOutcome::Changed | WeighOutcome::Pending) {
             return None;
         }
         let Weighed { update, parts, .. } = weighed;
@@ -172,16 +172,16 @@ impl HubDocument {
     fn apply_released(&mut self, entered: &[u8]) {
         let Some(mut pending) = self.pending.take() else { return };
         pending.note_applied(entered, &self.structs);
-        let mut due = pending.due_deletions(entered, &self.structs);
+        let mut ready = pending.ready_deletions(entered, &self.structs);
         loop {
-            for released in due {
+            for released in ready {
                 self.apply(&released.update);
                 pending.push_released(released);
             }
-            let Some(released) = pending.next_due(&self.structs) else { break };
+            let Some(released) = pending.next_ready(&self.structs) else { break };
             self.apply(&released.update);
             pending.note_applied(&released.update, &self.structs);
-            due = pending.due_deletions(&released.update, &self.structs);
+            ready = pending.ready_deletions(&released.update, &self.structs);
             pending.push_released(released);
         }
         self.pending = Some(pending);

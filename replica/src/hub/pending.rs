@@ -1,7 +1,7 @@
 //! PURE: what is pending in a hub document: structs with missing dependencies, and deletions of clocks that are unknown,
 //! kept until the dependencies arrive.
 //!
-//! An update with missing dependencies is split (`syncline_protocol::update::split`): what can be taken is applied, and the
+//! An update with missing dependencies is split (`syncline_protocol::update::split`): what is ready is applied, and the
 //! structs of each client that cannot are one *entry*, without those that are pending already. An entry is indexed by what
 //! its first struct needs: a client, and the clock that the document must reach. When it has reached that clock, the structs up
 //! to the next missing dependency are applied, and the rest is indexed again. So releasing many entries costs about as much as
@@ -22,7 +22,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use syncline_protocol::update::raw::RawSection;
-use syncline_protocol::update::split::{Advance, Deletions, Need, Part, Split, advance, write_parts};
+use syncline_protocol::update::split::{
+    Deletions, Need, ReadyStructs, Section, Span, Split, skip_ready, write_sections,
+};
 use syncline_protocol::update::{EMPTY_UPDATE, StateClock, update_ranges};
 
 use crate::structs::StructStore;
@@ -49,20 +51,20 @@ struct Entry {
     /// Clock, number and offset in `bytes` of the structs that were not applied yet.
     clock: u64,
     structs: u64,
-    taken: usize,
+    offset: usize,
     bytes: Vec<u8>,
     /// The clock after the last struct.
     end: u64,
-    /// The entry is due when one of these is met: what the first of its structs needs, and the end of that struct, because another
-    /// version of it may arrive. So an entry is never due without a struct that can be taken.
+    /// The entry may be ready when one of these is met: what the first of its structs needs, and the end of that struct, because another
+    /// version of it may arrive. So it is never examined without a struct that can be removed.
     needs: [Need; 2],
     source: Source,
 }
 
 impl Entry {
-    fn part(&self) -> Part<'_> {
-        let Self { client, clock, end, structs, taken, .. } = *self;
-        Part { client, clock, end, structs, bytes: &self.bytes[taken..] }
+    fn section(&self) -> Section<'_> {
+        let Self { client, clock, end, structs, offset, .. } = *self;
+        Section { client, clock, end, structs, bytes: &self.bytes[offset..] }
     }
 }
 
@@ -87,9 +89,9 @@ impl NewPending {
     pub(super) fn new(split: &Split<'_>, pending: Option<&Pending>, structs: &StructStore) -> Self {
         let nothing = Pending::default();
         let pending = pending.unwrap_or(&nothing);
-        let parts = split.pending.iter().map(|(part, need)| (part, *need));
+        let sections = split.pending.iter().map(|(section, need)| (section, *need));
         let sections =
-            parts.filter_map(|part| SectionBuffer::without_pending(part, &pending.clocks, structs)).collect();
+            sections.filter_map(|section| SectionBuffer::without_pending(section, &pending.clocks, structs)).collect();
         let mut deletions = split.pending_deletions.clone();
         deletions.retain_mut(|(client, ranges)| {
             ranges.retain(|range| !pending.has_deletion(*client, range));
@@ -108,7 +110,7 @@ impl NewPending {
     }
 
     /// Number of new entries, if none continues another.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn entries(&self) -> usize {
         self.sections.len()
     }
 
@@ -125,10 +127,10 @@ pub(super) struct Pending {
     entries: BTreeMap<EntryNumber, Entry>,
     /// The entry that was added last of each client: the structs after it are appended to it.
     newest: HashMap<u64, EntryNumber>,
-    /// The needs of each entry, unless it is due.
+    /// The needs of each entry, unless one was met.
     by_need: BTreeSet<(Need, EntryNumber)>,
     /// Entries of which a need was met.
-    due: BTreeSet<EntryNumber>,
+    ready: BTreeSet<EntryNumber>,
     /// The clocks of all entries, to recognise structs that are sent again.
     clocks: PendingClocks,
     /// Deletions by client and first clock: the clock after the last one, and the sender.
@@ -142,7 +144,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// True when nothing is pending or waits to be taken.
+    /// True when nothing is pending and nothing was released since [`Pending::take_released`].
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0 && self.released.is_empty()
     }
@@ -171,8 +173,8 @@ impl Pending {
 
     /// Keeps what an update adds, and returns it as an update; `None` if that is nothing.
     pub(super) fn add(&mut self, new: NewPending, source: Source) -> Option<Bytes> {
-        let parts: Vec<Part<'_>> = new.sections.iter().map(|(section, _)| section.part()).collect();
-        let added = not_empty(write_parts(&parts, &new.deletions));
+        let sections: Vec<Section<'_>> = new.sections.iter().map(|(section, _)| section.section()).collect();
+        let added = not_empty(write_sections(&sections, &new.deletions));
         for (section, need) in new.sections {
             self.add_section(section, need, source);
         }
@@ -183,7 +185,7 @@ impl Pending {
     }
 
     fn add_section(&mut self, section: SectionBuffer, need: Need, source: Source) {
-        let first = section.part();
+        let first = section.section();
         let structs = RawSection::new(first.client, first.clock, first.structs, first.bytes);
         structs.clone().filter(|found| !found.is_skip()).for_each(|found| self.clocks.add(&found));
         let first_end = end_of_first(&structs);
@@ -204,7 +206,7 @@ impl Pending {
         self.newest.insert(client, number);
         let needs = [need, first_end.unwrap_or(need)];
         self.by_need.extend(needs.map(|need| (need, number)));
-        self.entries.insert(number, Entry { client, clock, structs, taken: 0, bytes, end, needs, source });
+        self.entries.insert(number, Entry { client, clock, structs, offset: 0, bytes, end, needs, source });
     }
 
     fn add_deletion(&mut self, client: u64, range: Range<u64>, source: Source) {
@@ -223,15 +225,15 @@ impl Pending {
                 for need in self.entries.get(&number).iter().flat_map(|entry| entry.needs) {
                     self.by_need.remove(&(need, number));
                 }
-                self.due.insert(number);
+                self.ready.insert(number);
             }
         }
     }
 
-    /// The next part of an entry that can be applied, as an update. The caller applies it, then calls
+    /// The next structs of an entry that are ready, as an update. The caller applies it, then calls
     /// [`Pending::note_applied`].
-    pub(super) fn next_due(&mut self, structs: &StructStore) -> Option<Released> {
-        while let Some(number) = self.due.pop_first() {
+    pub(super) fn next_ready(&mut self, structs: &StructStore) -> Option<Released> {
+        while let Some(number) = self.ready.pop_first() {
             if let Some(released) = self.take_from(number, structs) {
                 return Some(released);
             }
@@ -241,21 +243,22 @@ impl Pending {
 
     fn take_from(&mut self, number: EntryNumber, structs: &StructStore) -> Option<Released> {
         let entry = self.entries.get_mut(&number)?;
-        let part = entry.part();
-        let mut rest = RawSection::new(part.client, part.clock, part.structs, part.bytes);
-        let Advance { need, new, .. } = advance(&mut rest, structs);
-        let (taken, taken_bytes) = (part.structs - rest.left, part.bytes.len() - rest.rest().len());
-        let taken = RawSection::new(part.client, part.clock, taken, part.bytes);
-        taken.filter(|found| !found.is_skip()).for_each(|found| self.clocks.remove(&found));
-        let released = new.map(|new| Released { update: write_parts(&[new.part()], &[]).into(), source: entry.source });
+        let section = entry.section();
+        let mut rest = RawSection::new(section.client, section.clock, section.structs, section.bytes);
+        let ReadyStructs { need, new, .. } = skip_ready(&mut rest, structs);
+        let (ready, ready_bytes) = (section.structs - rest.left, section.bytes.len() - rest.rest().len());
+        let ready = RawSection::new(section.client, section.clock, ready, section.bytes);
+        ready.filter(|found| !found.is_skip()).for_each(|found| self.clocks.remove(&found));
+        let update = |new: Span<'_>| write_sections(&[new.section()], &[]).into();
+        let released = new.map(|new| Released { update: update(new), source: entry.source });
         let (clock, left, first_end) = (rest.clock, rest.left, end_of_first(&rest));
-        self.struct_bytes -= taken_bytes;
+        self.struct_bytes -= ready_bytes;
         match need {
             Some(need) => {
-                (entry.clock, entry.structs, entry.taken) = (clock, left, entry.taken + taken_bytes);
-                if entry.taken > entry.bytes.len() / 2 {
+                (entry.clock, entry.structs, entry.offset) = (clock, left, entry.offset + ready_bytes);
+                if entry.offset > entry.bytes.len() / 2 {
                     self.capacity -= entry.bytes.capacity();
-                    entry.bytes.drain(..std::mem::take(&mut entry.taken));
+                    entry.bytes.drain(..std::mem::take(&mut entry.offset));
                     entry.bytes.shrink_to_fit();
                     self.capacity += entry.bytes.capacity();
                 }
@@ -276,8 +279,8 @@ impl Pending {
 
     /// The pending deletions of clocks that the document has now, as updates, after `update` was applied. The caller applies
     /// them.
-    pub(super) fn due_deletions(&mut self, update: &[u8], structs: &StructStore) -> Vec<Released> {
-        let mut due: Vec<(Source, Vec<Deletions>)> = Vec::new();
+    pub(super) fn ready_deletions(&mut self, update: &[u8], structs: &StructStore) -> Vec<Released> {
+        let mut ready: Vec<(Source, Vec<Deletions>)> = Vec::new();
         if self.deletions.is_empty() {
             return Vec::new();
         }
@@ -286,18 +289,18 @@ impl Pending {
             let ranges = (client, 0)..(client, known);
             while let Some((&(_, start), &(end, source))) = self.deletions.range(ranges.clone()).next() {
                 self.deletions.remove(&(client, start));
-                if due.last().is_none_or(|(last, _)| *last != source) {
-                    due.push((source, Vec::new()));
+                if ready.last().is_none_or(|(last, _)| *last != source) {
+                    ready.push((source, Vec::new()));
                 }
-                due.last_mut().into_iter().for_each(|(_, listed)| add_range(listed, client, start..end.min(known)));
+                ready.last_mut().into_iter().for_each(|(_, listed)| add_range(listed, client, start..end.min(known)));
                 if end > known {
                     self.add_deletion(client, known..end, source);
                 }
             }
         }
         let released =
-            |(source, listed): (_, Vec<Deletions>)| Released { update: write_parts(&[], &listed).into(), source };
-        due.into_iter().map(released).collect()
+            |(source, listed): (_, Vec<Deletions>)| Released { update: write_sections(&[], &listed).into(), source };
+        ready.into_iter().map(released).collect()
     }
 
     /// Records that something that was pending was applied.
@@ -312,14 +315,14 @@ impl Pending {
     /// Everything that is pending, as updates: the structs in order of arrival, then the deletions.
     pub(super) fn updates(&self) -> Vec<Bytes> {
         let mut updates: Vec<Bytes> =
-            self.entries.values().map(|entry| write_parts(&[entry.part()], &[]).into()).collect();
+            self.entries.values().map(|entry| write_sections(&[entry.section()], &[]).into()).collect();
         let mut deletions: Vec<Deletions> = Vec::new();
         // The first client of a delete set is the largest, as Yjs writes it; the ranges of each ascend.
         for (&(client, start), &(end, _)) in &self.deletions {
             add_range(&mut deletions, client, start..end);
         }
         deletions.reverse();
-        updates.extend((!deletions.is_empty()).then(|| write_parts(&[], &deletions).into()));
+        updates.extend((!deletions.is_empty()).then(|| write_sections(&[], &deletions).into()));
         updates
     }
 }
@@ -340,9 +343,9 @@ fn add_range(deletions: &mut Vec<Deletions>, client: u64, range: Range<u64>) {
     }
 }
 
-/// The half of a split update that can be applied now, as an update; `None` if it is empty.
-pub(super) fn ready_half(split: &Split<'_>) -> Option<Bytes> {
-    not_empty(write_parts(&split.ready, &split.ready_deletions))
+/// The ready part of a split update, as an update; `None` if it is empty.
+pub(super) fn ready_part(split: &Split<'_>) -> Option<Bytes> {
+    not_empty(write_sections(&split.ready, &split.ready_deletions))
 }
 
 fn not_empty(update: Vec<u8>) -> Option<Bytes> {
@@ -357,7 +360,7 @@ mod tests {
     use crate::hub::HubDocument;
 
     #[test]
-    fn known_beginning_of_a_struct_does_not_make_its_entry_due() {
+    fn known_beginning_of_a_struct_does_not_make_its_entry_ready() {
         // Ten letters of client 5 that need client 66, which never comes. Another version of them arrives letter by letter.
         let update = [&[1, 1, 5, 0, 0x84, 66, 0, 10][..], b"abcdefghij", &[0]].concat();
         let (mut structs, mut pending) = (StructStore::default(), Pending::default());
@@ -370,11 +373,11 @@ mod tests {
             };
             structs.add(&letter);
             pending.note_applied(&letter, &structs);
-            assert!(pending.due.is_empty(), "woken for nothing at clock {clock}, and so by every letter");
+            assert!(pending.ready.is_empty(), "examined for nothing at clock {clock}, and so at every letter");
         }
         structs.add(&[1, 1, 5, 9, 0x84, 5, 8, 1, b'x', 0]);
         pending.note_applied(&[1, 1, 5, 9, 0x84, 5, 8, 1, b'x', 0], &structs);
-        assert_eq!(pending.next_due(&structs), None);
+        assert_eq!(pending.next_ready(&structs), None);
         assert!(pending.is_empty(), "all of it is known");
     }
 

@@ -14,7 +14,7 @@ use syncline_protocol::update::{
 use thiserror::Error;
 
 use super::HubDocument;
-use super::pending::{NewPending, ready_half};
+use super::pending::{NewPending, ready_part};
 
 /// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
 const COMPACTION_SHARE: usize = 64;
@@ -50,7 +50,7 @@ impl Default for HubLimits {
 
 /// What an update does to a document, or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entered {
+pub enum WeighOutcome {
     /// The document already has everything in the update.
     Known,
     /// The update changes the document, and may release what is pending. A part of it with missing dependencies is kept
@@ -90,7 +90,7 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Weighed<'u> {
     pub(super) update: &'u Bytes,
-    outcome: Entered,
+    outcome: WeighOutcome,
     inserts: bool,
     /// The two parts of the update, if one has missing dependencies.
     pub(super) parts: Option<Box<Parts>>,
@@ -107,7 +107,7 @@ pub(super) struct Parts {
 
 impl<'u> Weighed<'u> {
     /// What entering it does.
-    pub fn outcome(&self) -> Entered {
+    pub fn outcome(&self) -> WeighOutcome {
         self.outcome
     }
 
@@ -140,14 +140,14 @@ impl HubDocument {
     /// When no reader could ever decode or integrate the update.
     pub fn weigh<'u>(&self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
         if update[..] == EMPTY_UPDATE {
-            return Ok(Weighed { update, outcome: Entered::Known, inserts: false, parts: None });
+            return Ok(Weighed { update, outcome: WeighOutcome::Known, inserts: false, parts: None });
         }
         let verdict = verdict(update, &self.structs, &ScanLimits::STORED)?;
         if has_missing_dependencies(&verdict) {
             let split = split(update, &self.structs);
             let pending = NewPending::new(&split, self.pending.as_deref(), &self.structs);
-            let inserts = !split.ready.is_empty() || pending.len() > 0;
-            let parts = Parts { ready: ready_half(&split), pending };
+            let inserts = !split.ready.is_empty() || pending.entries() > 0;
+            let parts = Parts { ready: ready_part(&split), pending };
             let outcome = self.weigh_parts(&split, &parts, inserts);
             return Ok(Weighed { update, outcome, inserts, parts: Some(Box::new(parts)) });
         }
@@ -155,33 +155,31 @@ impl HubDocument {
         if inserts && is_circular(update, &self.structs) {
             return Err(Refused::Circular);
         }
-        let deletes = verdict.deletes && !self.structs.knows_deletions_of(delete_set(update));
+        let deletes = !inserts && verdict.deletes && !self.structs.knows_deletions_of(delete_set(update));
         let outcome = match self.exceeded_limit(update.len(), inserts, deletes, verdict.new_clients) {
-            Some(full) => Entered::Full(full),
-            None if inserts || deletes => Entered::Changed,
-            None => Entered::Known,
+            Some(full) => WeighOutcome::Full(full),
+            None if inserts || deletes => WeighOutcome::Changed,
+            None => WeighOutcome::Known,
         };
         Ok(Weighed { update, outcome, inserts, parts: None })
     }
 
-    fn weigh_parts(&self, split: &Split<'_>, Parts { ready, pending: new }: &Parts, inserts: bool) -> Entered {
-        let deletes = ready.as_ref().is_some_and(|ready| !self.structs.knows_deletions_of(delete_set(ready)));
-        let clients = split.ready.iter().map(|part| part.client).chain(new.clients());
+    fn weigh_parts(&self, split: &Split<'_>, Parts { ready, pending: new }: &Parts, inserts: bool) -> WeighOutcome {
+        let changes = |ready: &Bytes| !split.ready.is_empty() || !self.structs.knows_deletions_of(delete_set(ready));
+        let (changes, is_pending) = (ready.as_ref().is_some_and(changes), !new.is_empty());
+        let clients = split.ready.iter().map(|section| section.client).chain(new.clients());
         let new_clients: BTreeSet<u64> = clients.filter(|client| self.structs.clock(*client) == 0).collect();
         let bytes = ready.as_ref().map_or(0, Bytes::len) + new.bytes();
-        if let Some(full) = self.exceeded_limit(bytes, inserts, deletes, new_clients.len() as u64) {
-            return Entered::Full(full);
+        if let Some(full) = self.exceeded_limit(bytes, inserts, changes && !inserts, new_clients.len() as u64) {
+            return WeighOutcome::Full(full);
         }
-        let is_over = self.pending_len() + new.len() > self.limits.pending_entries
+        let is_over = self.pending_len() + new.entries() > self.limits.pending_entries
             || self.pending_bytes() + new.bytes() > self.limits.pending_bytes;
-        if !new.is_empty() && is_over {
-            Entered::NoRoom
-        } else if !split.ready.is_empty() || deletes {
-            Entered::Changed
-        } else if !new.is_empty() {
-            Entered::Pending
-        } else {
-            Entered::Known
+        match (changes, is_pending) {
+            (_, true) if is_over => WeighOutcome::NoRoom,
+            (true, _) => WeighOutcome::Changed,
+            (false, true) => WeighOutcome::Pending,
+            (false, false) => WeighOutcome::Known,
         }
     }
 

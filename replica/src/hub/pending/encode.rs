@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use syncline_protocol::update::raw::{RawSection, RawUpdate, read_delete_set};
-use syncline_protocol::update::split::{Deletions, Part, write_parts};
+use syncline_protocol::update::split::{Deletions, Section, write_sections};
 
 use super::section::SectionBuffer;
 use super::{Entry, Pending};
@@ -26,19 +26,19 @@ impl Pending {
         }
         let mut entries: Vec<&Entry> = self.entries.values().collect();
         entries.sort_by_key(|entry| (entry.client, entry.clock, Reverse(entry.end)));
-        for part in entries.into_iter().map(Entry::part) {
-            let empty = || SectionBuffer::new(part.client, part.clock);
-            sections.entry(part.client).or_insert_with(empty).append(&part);
+        for section in entries.into_iter().map(Entry::section) {
+            let empty = || SectionBuffer::new(section.client, section.clock);
+            sections.entry(section.client).or_insert_with(empty).append(&section);
         }
         let mut deleted: BTreeMap<u64, Vec<Range<u64>>> = BTreeMap::new();
         read_delete_set(raw.rest(), |client, range| deleted.entry(client).or_default().push(range)).ok();
         for (&(client, start), &(end, _)) in &self.deletions {
             deleted.entry(client).or_default().push(start..end);
         }
-        let parts: Vec<Part<'_>> = sections.values().rev().map(SectionBuffer::part).collect();
+        let sections: Vec<Section<'_>> = sections.values().rev().map(SectionBuffer::section).collect();
         let deletions: Vec<Deletions> =
             deleted.into_iter().rev().map(|(client, ranges)| (client, joined(ranges))).collect();
-        write_parts(&parts, &deletions).into()
+        write_sections(&sections, &deletions).into()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use syncline_protocol::update::StateClock;
 use syncline_protocol::update::raw::{RawSection, RawStruct, write_skip};
-use syncline_protocol::update::split::{Need, Part};
+use syncline_protocol::update::split::{Need, Section};
 
 use super::clocks::PendingClocks;
 use crate::structs::StructStore;
@@ -27,9 +27,9 @@ impl SectionBuffer {
     }
 
     /// The section.
-    pub(super) fn part(&self) -> Part<'_> {
+    pub(super) fn section(&self) -> Section<'_> {
         let Self { client, clock, end, structs, ref bytes } = *self;
-        Part { client, clock, end, structs, bytes }
+        Section { client, clock, end, structs, bytes }
     }
 
     /// Appends a struct from the clock `from` on, which is not below the end.
@@ -49,10 +49,10 @@ impl SectionBuffer {
         }
     }
 
-    /// Appends what this section lacks of a part that begins in it, at its end, or behind it.
-    pub(super) fn append(&mut self, part: &Part<'_>) {
-        let mut rest = RawSection::new(part.client, part.clock, part.structs, part.bytes);
-        self.skip_to(part.clock);
+    /// Appends what this section lacks of another that begins in it, at its end, or behind it.
+    pub(super) fn append(&mut self, more: &Section<'_>) {
+        let mut rest = RawSection::new(more.client, more.clock, more.structs, more.bytes);
+        self.skip_to(more.clock);
         // Another version of the same clocks: the first one is kept, and the end of a struct that reaches behind it.
         while rest.clock < self.end {
             let Some(found) = rest.next() else { return };
@@ -60,33 +60,33 @@ impl SectionBuffer {
                 self.push(&found, self.end);
             }
         }
-        if part.end > self.end || rest.left > 0 {
+        if more.end > self.end || rest.left > 0 {
             self.bytes.extend_from_slice(rest.rest());
-            (self.structs, self.end) = (self.structs + rest.left, part.end);
+            (self.structs, self.end) = (self.structs + rest.left, more.end);
         }
     }
 
-    /// What is not pending yet of a part of a split update that needs `need`; `None` if all of it is.
+    /// What is not pending yet of a section that needs `need`; `None` if all of it is.
     pub(super) fn without_pending(
-        (part, need): (&Part<'_>, Need),
+        (section, need): (&Section<'_>, Need),
         pending: &PendingClocks,
         structs: &StructStore,
     ) -> Option<(Self, Need)> {
-        if !pending.has_client(part.client) {
-            let mut whole = Self::new(part.client, part.clock);
-            whole.append(part);
+        if !pending.has_client(section.client) {
+            let mut whole = Self::new(section.client, section.clock);
+            whole.append(section);
             return Some((whole, need));
         }
-        let (known, mut missing) = (structs.clock(part.client), None::<Self>);
-        for found in RawSection::new(part.client, part.clock, part.structs, part.bytes) {
+        let (known, mut missing) = (structs.clock(section.client), None::<Self>);
+        for found in RawSection::new(section.client, section.clock, section.structs, section.bytes) {
             let from = if found.is_skip() { found.end } else { pending.first_missing(&found, known) };
             if from < found.end {
-                missing.get_or_insert_with(|| Self::new(part.client, from)).push(&found, from);
+                missing.get_or_insert_with(|| Self::new(section.client, from)).push(&found, from);
             }
         }
         let missing = missing?;
-        let is_from_the_start = missing.clock == part.clock;
-        let own = Need { client: part.client, clock: missing.clock };
+        let is_from_the_start = missing.clock == section.clock;
+        let own = Need { client: section.client, clock: missing.clock };
         Some((missing, if is_from_the_start { need } else { own }))
     }
 }

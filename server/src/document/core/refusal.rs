@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_replica::{Entered, Refused};
+use syncline_replica::{Refused, WeighOutcome};
 
 use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
@@ -29,7 +29,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let is_known =
-            |update: &Bytes| self.document.weigh(update).is_ok_and(|weighed| weighed.outcome() == Entered::Known);
+            |update: &Bytes| self.document.weigh(update).is_ok_and(|weighed| weighed.outcome() == WeighOutcome::Known);
         let known = update.filter(is_known);
         let is_known = known.is_some();
         if let Some(known) = known

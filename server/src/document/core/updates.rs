@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::update::EMPTY_UPDATE;
-use syncline_replica::{Entered, Full, Refused, Released, Weighed};
+use syncline_replica::{Full, Refused, Released, WeighOutcome, Weighed};
 
 use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
@@ -40,16 +40,16 @@ impl Core {
             Err(refused) => return self.refuse_update(lease, &refused, effects),
         };
         match weighed.outcome() {
-            Entered::Full(full) => effects.push(refuse(Outcome::Full(full), self.last)),
-            Entered::NoRoom => {
+            WeighOutcome::Full(full) => effects.push(refuse(Outcome::Full(full), self.last)),
+            WeighOutcome::NoRoom => {
                 let ready = weighed.ready();
                 self.refuse_pending(lease, &submitted, ready, effects);
             }
-            Entered::Known => {
+            WeighOutcome::Known => {
                 let frame = Frame::at(self.last, Message::Update(update.clone()));
                 self.acknowledge(lease, &submitted, frame, effects);
             }
-            Entered::Changed | Entered::Pending => {
+            WeighOutcome::Changed | WeighOutcome::Pending => {
                 let frame = self.enter(lease, weighed, effects);
                 self.acknowledge(lease, &submitted, frame, effects);
             }
@@ -60,7 +60,7 @@ impl Core {
     /// make room.
     fn weigh<'u>(&mut self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
         let weighed = self.document.weigh(update)?;
-        if weighed.outcome() == Entered::Full(Full::Bytes) {
+        if weighed.outcome() == WeighOutcome::Full(Full::Bytes) {
             // Weighed again whether or not there is room now: a deletion may need less of it than an insertion.
             self.document.make_room_for(update.len());
             return self.document.weigh(update);
@@ -117,7 +117,7 @@ impl Core {
         let Submitted { ref update, origin, batch } = *submitted;
         if let Some(ready) = ready
             && let Ok(weighed) = self.weigh(&ready)
-            && weighed.outcome() == Entered::Changed
+            && weighed.outcome() == WeighOutcome::Changed
         {
             self.enter(lease, weighed, effects);
         }
