@@ -32,7 +32,7 @@ mod structs;
 mod yrs_input;
 
 pub use crdt::{Crdt, CrdtError};
-pub use hub::{Entered, Full, HubDocument, HubLimits, Refused, Released, Source, Weighed};
+pub use hub::{Full, HubDocument, HubLimits, Refused, Released, Source, WeighOutcome, Weighed};
 pub use json::{JsonError, MAX_JSON_DEPTH, from_json, to_json};
 pub use known::Known;
 pub use pending_updates::PendingLimits;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use syncline_log::store::Stored;
 use syncline_protocol::update::{ScanError, ScanLimits, scan_update};
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
-use syncline_replica::{Entered, HubDocument, JsonError, Refused, from_json, to_json};
+use syncline_replica::{HubDocument, JsonError, Refused, WeighOutcome, from_json, to_json};
 
 /// Maximum size of an imported file.
 pub const MAX_IMPORT_BYTES: u64 = 256 << 20;
@@ -130,9 +130,11 @@ pub fn parse(file: Bytes, format: Format) -> Result<Bytes, ImportExportError> {
 pub fn check(stored: Option<Stored>, update: &Bytes) -> Result<ImportEffect, ImportExportError> {
     let mut document = build(stored)?;
     match document.take(update)? {
-        Entered::Known => Ok(ImportEffect::Nothing),
-        Entered::Changed => Ok(ImportEffect::Something),
-        Entered::Pending | Entered::NoRoom | Entered::Full(_) => Err(ImportExportError::MissingDependencies),
+        WeighOutcome::Known => Ok(ImportEffect::Nothing),
+        WeighOutcome::Changed => Ok(ImportEffect::Something),
+        WeighOutcome::Pending | WeighOutcome::NoRoom | WeighOutcome::Full(_) => {
+            Err(ImportExportError::MissingDependencies)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::StateClock;
-use super::raw::{Id, Parent, RawSection, RawStruct, RawUpdate};
+use super::raw::{RawSection, RawUpdate};
 
 /// The unvisited structs of one client.
 struct SectionState<'a> {
@@ -50,7 +50,7 @@ fn visit_section(
             stack.pop();
             continue;
         };
-        let dependency = dependencies_of(&found).find_map(|id| {
+        let dependency = found.dependencies().find_map(|id| {
             let target = *index_of.get(&id.client).filter(|target| **target != at)?;
             let is_satisfied = id.clock < sections[target].structs.clock || id.clock < state.clock(id.client);
             (!is_satisfied && id.clock < sections[target].end).then_some((target, id.clock + 1))
@@ -65,11 +65,6 @@ fn visit_section(
         }
     }
     true
-}
-
-pub(super) fn dependencies_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
-    let parent = if let Some(Parent::Item(id)) = found.parent { Some(id) } else { None };
-    [found.origin, found.right_origin, parent].into_iter().flatten()
 }
 
 #[cfg(test)]

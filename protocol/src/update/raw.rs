@@ -112,6 +112,12 @@ impl<'a> RawStruct<'a> {
         Ok(())
     }
 
+    /// The elements that it depends on, at most two: its origins, or its parent.
+    pub fn dependencies(&self) -> impl Iterator<Item = Id> + use<> {
+        let parent = if let Some(Parent::Item(id)) = self.parent { Some(id) } else { None };
+        [self.origin, self.right_origin, parent].into_iter().flatten()
+    }
+
     /// True for a range of garbage: elements of which only the clocks are left.
     pub fn is_gc(&self) -> bool {
         self.info == GC

@@ -1,18 +1,17 @@
-//! PURE: splits an update with missing dependencies into what a document can take now and what has to wait, as Yjs does
-//! when it integrates an update (npm yjs 13.6.33, `src/utils/encoding.js`, `integrateStructs`): the structs of each client
-//! are taken in order up to the first one that needs something missing. That one and those after it wait.
+//! PURE: splits an update with missing dependencies into two parts: what a document can apply now is *ready*, the rest is
+//! *pending*. As Yjs does when it integrates an update (npm yjs 13.6.33, `src/utils/encoding.js`, `integrateStructs`), the
+//! structs of each client are ready in order up to the first one that needs something missing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::StateClock;
-use super::cycles::dependencies_of;
 use super::raw::{Id, RawSection, RawUpdate, read_delete_set, write_section_header};
 use crate::varint::write_var_uint;
 
-/// Consecutive structs of one client in an update.
+/// Consecutive structs of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part<'a> {
+pub struct Section<'a> {
     /// Client id.
     pub client: u64,
     /// The first clock.
@@ -34,10 +33,10 @@ pub struct Span<'a> {
 
 impl<'a> Span<'a> {
     /// The structs.
-    pub fn part(&self) -> Part<'a> {
+    pub fn section(&self) -> Section<'a> {
         let Self { first, end } = self;
         let bytes = &first.rest()[..first.rest().len() - end.rest().len()];
-        Part { client: first.client, clock: first.clock, end: end.clock, structs: first.left - end.left, bytes }
+        Section { client: first.client, clock: first.clock, end: end.clock, structs: first.left - end.left, bytes }
     }
 }
 
@@ -53,30 +52,24 @@ pub struct Need {
 /// Deleted clocks of one client, ascending.
 pub type Deletions = (u64, Vec<Range<u64>>);
 
-/// An update in two halves.
+/// An update in two parts.
 #[derive(Debug, Default)]
 pub struct Split<'a> {
-    /// The structs that can be taken now. Together they have no missing dependencies.
-    pub ready: Vec<Part<'a>>,
-    /// The structs that wait, with what the first of each part needs.
-    pub pending: Vec<(Part<'a>, Need)>,
+    /// The structs that can be applied now. Together they have no missing dependencies.
+    pub ready: Vec<Section<'a>>,
+    /// The structs that are pending, with what the first of each section needs.
+    pub pending: Vec<(Section<'a>, Need)>,
     /// Deletions of clocks that the document has, `ready` included.
     pub ready_deletions: Vec<Deletions>,
     /// Deletions of clocks that it does not have.
     pub pending_deletions: Vec<Deletions>,
 }
 
-impl Split<'_> {
-    /// True when `ready` has a struct that a document with `state` lacks.
-    pub fn inserts(&self, state: &impl StateClock) -> bool {
-        self.ready.iter().any(|part| part.end > state.clock(part.client))
-    }
-}
-
-/// A section of the update, taken up to a struct.
-struct Progress<'a> {
+/// A position in a section of the update.
+struct SectionCursor<'a> {
+    /// The structs that are not ready yet.
     at: RawSection<'a>,
-    /// The structs that were taken and that the document lacked.
+    /// The ready structs that the document lacked.
     new: Option<Span<'a>>,
     /// The bytes after the section.
     after: &'a [u8],
@@ -93,36 +86,37 @@ pub fn split<'a>(update: &'a [u8], state: &impl StateClock) -> Split<'a> {
         let mut end = at.clone();
         end.by_ref().for_each(drop);
         raw.resume_after(&end);
-        sections.push(Progress { at, new: None, after: raw.rest(), end: end.clock, need: None });
+        sections.push(SectionCursor { at, new: None, after: raw.rest(), end: end.clock, need: None });
     }
     let mut clocks = HashMap::new();
-    let mut waiting = BTreeSet::new();
-    let mut due: Vec<usize> = (0..sections.len()).rev().collect();
-    while let Some(index) = due.pop() {
+    let mut pending = BTreeSet::new();
+    let mut ready: Vec<usize> = (0..sections.len()).rev().collect();
+    while let Some(index) = ready.pop() {
         let section = &mut sections[index];
         let client = section.at.client;
         let clock = |client| clocks.get(&client).copied().unwrap_or_else(|| state.clock(client));
-        let Advance { reached, need, new } = advance(&mut section.at, &clock);
+        let ReadyStructs { reached, need, new } = skip_ready(&mut section.at, &clock);
         section.need = need;
-        // What was taken before is followed by it without a gap.
+        // What was ready before is followed by it without a gap.
         match (&mut section.new, new) {
             (Some(before), Some(new)) => before.end = new.end,
-            (taken, new) => *taken = taken.take().or(new),
+            (before, new) => *before = before.take().or(new),
         }
         clocks.insert(client, reached);
-        waiting.extend(need.map(|need| (need, index)));
+        pending.extend(need.map(|need| (need, index)));
         let (first, last) = (Need { client, clock: 0 }, Need { client, clock: reached });
-        while let Some(&woken) = waiting.range((first, 0)..=(last, usize::MAX)).next() {
-            waiting.remove(&woken);
-            due.push(woken.1);
+        while let Some(&met) = pending.range((first, 0)..=(last, usize::MAX)).next() {
+            pending.remove(&met);
+            ready.push(met.1);
         }
     }
     let mut split = Split::default();
-    for Progress { at, new, after, end, need } in &sections {
-        split.ready.extend(new.as_ref().map(Span::part));
+    for SectionCursor { at, new, after, end, need } in &sections {
+        split.ready.extend(new.as_ref().map(Span::section));
         if let Some(need) = *need {
             let bytes = &at.rest()[..at.rest().len() - after.len()];
-            split.pending.push((Part { client: at.client, clock: at.clock, end: *end, structs: at.left, bytes }, need));
+            let section = Section { client: at.client, clock: at.clock, end: *end, structs: at.left, bytes };
+            split.pending.push((section, need));
         }
     }
     let clock = |client| clocks.get(&client).copied().unwrap_or_else(|| state.clock(client));
@@ -146,10 +140,10 @@ fn add_range(deletions: &mut Vec<Deletions>, client: u64, range: Range<u64>) {
     }
 }
 
-/// What [`advance`] took of a section.
+/// The structs that [`skip_ready`] skipped.
 #[derive(Debug, Clone)]
-pub struct Advance<'a> {
-    /// The clock that the document has of the client with it.
+pub struct ReadyStructs<'a> {
+    /// The clock that the document has of the client with them.
     pub reached: u64,
     /// What the next struct needs; `None` at the end of the section.
     pub need: Option<Need>,
@@ -157,8 +151,8 @@ pub struct Advance<'a> {
     pub new: Option<Span<'a>>,
 }
 
-/// Takes the structs of a section up to the first one with a missing dependency, which is the next one then.
-pub fn advance<'a>(section: &mut RawSection<'a>, clock: &impl StateClock) -> Advance<'a> {
+/// Skips the ready structs of a section. The next one is then the first with a missing dependency.
+pub fn skip_ready<'a>(section: &mut RawSection<'a>, clock: &impl StateClock) -> ReadyStructs<'a> {
     let client = section.client;
     let mut reached = clock.clock(client);
     let mut new: Option<Span<'a>> = None;
@@ -170,7 +164,7 @@ pub fn advance<'a>(section: &mut RawSection<'a>, clock: &impl StateClock) -> Adv
                 break Some(Need { client, clock: found.start });
             }
             let has = |id: Id| id.clock < if id.client == client { reached } else { clock.clock(id.client) };
-            if let Some(missing) = dependencies_of(&found).find(|id| !has(*id)) {
+            if let Some(missing) = found.dependencies().find(|id| !has(*id)) {
                 break Some(Need { client: missing.client, clock: missing.clock + 1 });
             }
             reached = found.end;
@@ -181,16 +175,16 @@ pub fn advance<'a>(section: &mut RawSection<'a>, clock: &impl StateClock) -> Adv
         }
         *section = next;
     };
-    Advance { reached, need, new }
+    ReadyStructs { reached, need, new }
 }
 
-/// Encodes an update of these parts, each of another client, and deletions.
-pub fn write_parts(parts: &[Part<'_>], deletions: &[Deletions]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(parts.iter().map(|part| part.bytes.len() + 16).sum::<usize>() + 16);
-    write_var_uint(&mut out, parts.len() as u64);
-    for part in parts {
-        write_section_header(part.structs, part.client, part.clock, &mut out);
-        out.extend_from_slice(part.bytes);
+/// Encodes an update of these sections, each of another client, and deletions.
+pub fn write_sections(sections: &[Section<'_>], deletions: &[Deletions]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(sections.iter().map(|section| section.bytes.len() + 16).sum::<usize>() + 16);
+    write_var_uint(&mut out, sections.len() as u64);
+    for section in sections {
+        write_section_header(section.structs, section.client, section.clock, &mut out);
+        out.extend_from_slice(section.bytes);
     }
     write_var_uint(&mut out, deletions.len() as u64);
     for (client, ranges) in deletions {
@@ -244,14 +238,14 @@ mod tests {
             &[2, 3, 1, 0, 2, 1, 1, 1, 2],
         );
         let split = split(&bytes, &|_| 0);
-        let listed = |part: &Part<'_>| (part.client, part.clock, part.structs);
+        let listed = |section: &Section<'_>| (section.client, section.clock, section.structs);
         assert_eq!(split.ready.iter().map(listed).collect::<Vec<_>>(), [(3, 0, 1), (2, 0, 1), (1, 0, 1)]);
         let pending: Vec<_> =
-            split.pending.iter().map(|(part, need)| (listed(part), need.client, need.clock)).collect();
+            split.pending.iter().map(|(section, need)| (listed(section), need.client, need.clock)).collect();
         assert_eq!(pending, [((3, 1, 2), 9, 5), ((1, 1, 2), 3, 2)]);
         assert_eq!(split.ready_deletions, [(3, one(0..1))]);
         assert_eq!(split.pending_deletions, [(3, one(1..2)), (1, one(1..3))]);
-        let ready = write_parts(&split.ready, &split.ready_deletions);
+        let ready = write_sections(&split.ready, &split.ready_deletions);
         let expected = update(&[(3, 0, &[Some((2, 0))]), (2, 0, &[Some((1, 0))]), (1, 0, &[None])], &[1, 3, 1, 0, 1]);
         assert_eq!(ready, expected);
     }

@@ -24,10 +24,10 @@ use syncline_protocol::update::{
 use crate::known::Known;
 use crate::register::RegisterState;
 use crate::structs::{Pieces, StructStore, Superseded};
-use pending::{Pending, ready_half};
+use pending::Pending;
 pub use pending::{Released, Source};
 use registers::Registers;
-pub use weighing::{Entered, Full, HubLimits, Refused, Weighed};
+pub use weighing::{Full, HubLimits, Refused, WeighOutcome, Weighed};
 
 /// One document in a hub.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl HubDocument {
     ///
     /// # Errors
     /// As [`HubDocument::weigh`]. The document is unchanged.
-    pub fn take(&mut self, update: &Bytes) -> Result<Entered, Refused> {
+    pub fn take(&mut self, update: &Bytes) -> Result<WeighOutcome, Refused> {
         let weighed = self.weigh(update)?;
         let outcome = weighed.outcome();
         self.enter(weighed, None);
@@ -115,19 +115,18 @@ impl HubDocument {
     ///
     /// If a part becomes pending, the other part is among [`HubDocument::take_released`].
     pub fn enter(&mut self, weighed: Weighed<'_>, source: Source) -> Option<Bytes> {
-        let is_entered = matches!(weighed.outcome(), Entered::Changed | Entered::Pending);
-        let Weighed { update, split, .. } = weighed;
-        let Some(split) = split.filter(|_| is_entered) else {
-            if is_entered {
-                let is_new = self.apply(update);
-                debug_assert!(is_new, "it was weighed before an update that was entered since");
-                self.apply_released(update);
-            }
+        if !matches!(weighed.outcome(), WeighOutcome::Changed | WeighOutcome::Pending) {
+            return None;
+        }
+        let Weighed { update, parts, .. } = weighed;
+        let Some(parts) = parts else {
+            let is_new = self.apply(update);
+            debug_assert!(is_new, "it was weighed before an update that was entered since");
+            self.apply_released(update);
             return None;
         };
-        let ready = ready_half(&split);
-        let added = self.pending.get_or_insert_default().add(&split, source);
-        if let Some(update) = ready
+        let added = self.pending.get_or_insert_default().add(parts.pending, source);
+        if let Some(update) = parts.ready
             && self.apply(&update)
         {
             self.pending.get_or_insert_default().push_released(Released { update: update.clone(), source });
@@ -173,16 +172,16 @@ impl HubDocument {
     fn apply_released(&mut self, entered: &[u8]) {
         let Some(mut pending) = self.pending.take() else { return };
         pending.note_applied(entered, &self.structs);
-        let mut due = pending.due_deletions(entered, &self.structs);
+        let mut ready = pending.ready_deletions(entered, &self.structs);
         loop {
-            for released in due {
+            for released in ready {
                 self.apply(&released.update);
                 pending.push_released(released);
             }
-            let Some(released) = pending.next_due(&self.structs) else { break };
+            let Some(released) = pending.next_ready(&self.structs) else { break };
             self.apply(&released.update);
             pending.note_applied(&released.update, &self.structs);
-            due = pending.due_deletions(&released.update, &self.structs);
+            ready = pending.ready_deletions(&released.update, &self.structs);
             pending.push_released(released);
         }
         self.pending = Some(pending);
@@ -309,11 +308,13 @@ impl HubDocument {
         self.registers.as_mut().map_or_else(Vec::new, |registers| registers.take_touched())
     }
 
-    /// Writes a register as an edit of the document itself, and returns the edit as a v1 update.
+    /// Writes a register as an edit of the document itself, and returns the edit as a v1 update. It may release what is pending:
+    /// see [`HubDocument::take_released`].
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Bytes {
         let own = Id { client: self.client, clock: self.structs.clock(self.client) };
         let update = self.registers.get_or_insert_default().write(name, state, own, &self.structs);
         self.apply(&update);
+        self.apply_released(&update);
         update.into()
     }
 

@@ -4,6 +4,8 @@
 //! it can be entered. *Entering* it changes the document, and refuses nothing. Between the two nothing else may be entered;
 //! other updates may be weighed, and the document may be read or compacted.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use syncline_protocol::update::split::{Split, split};
 use syncline_protocol::update::{
@@ -12,7 +14,7 @@ use syncline_protocol::update::{
 use thiserror::Error;
 
 use super::HubDocument;
-use super::pending::ready_half;
+use super::pending::{NewPending, ready_part};
 
 /// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
 const COMPACTION_SHARE: usize = 64;
@@ -48,7 +50,7 @@ impl Default for HubLimits {
 
 /// What an update does to a document, or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entered {
+pub enum WeighOutcome {
     /// The document already has everything in the update.
     Known,
     /// The update changes the document, and may release what is pending. A part of it with missing dependencies is kept
@@ -88,15 +90,30 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Weighed<'u> {
     pub(super) update: &'u Bytes,
-    outcome: Entered,
-    /// The update in two halves, if a part of it has missing dependencies.
-    pub(super) split: Option<Box<Split<'u>>>,
+    outcome: WeighOutcome,
+    inserts: bool,
+    /// The two parts of the update, if one has missing dependencies.
+    pub(super) parts: Option<Box<Parts>>,
+}
+
+/// The parts of an update of which one has missing dependencies.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// The part that can be applied, as an update, if there is one. It may be known.
+    pub(super) ready: Option<Bytes>,
+    /// What becomes pending: the other part without what is pending already.
+    pub(super) pending: NewPending,
 }
 
 impl<'u> Weighed<'u> {
     /// What entering it does.
-    pub fn outcome(&self) -> Entered {
+    pub fn outcome(&self) -> WeighOutcome {
         self.outcome
+    }
+
+    /// True if it has structs that are neither applied nor pending. An update without them may delete something.
+    pub fn inserts(&self) -> bool {
+        self.inserts
     }
 
     /// The update.
@@ -106,12 +123,12 @@ impl<'u> Weighed<'u> {
 
     /// True if a part of the update has missing dependencies.
     pub fn is_split(&self) -> bool {
-        self.split.is_some()
+        self.parts.is_some()
     }
 
     /// The part of the update that has no missing dependencies, as an update, if there is another part.
     pub fn ready(&self) -> Option<Bytes> {
-        self.split.as_deref().and_then(ready_half)
+        self.parts.as_ref().and_then(|parts| parts.ready.clone())
     }
 }
 
@@ -122,71 +139,57 @@ impl HubDocument {
     /// # Errors
     /// When no reader could ever decode or integrate the update.
     pub fn weigh<'u>(&self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
-        let weighed = |outcome| Ok(Weighed { update, outcome, split: None });
         if update[..] == EMPTY_UPDATE {
-            return weighed(Entered::Known);
+            return Ok(Weighed { update, outcome: WeighOutcome::Known, inserts: false, parts: None });
         }
         let verdict = verdict(update, &self.structs, &ScanLimits::STORED)?;
-        let (is_pending, inserts) =
-            (has_missing_dependencies(&verdict), !matches!(verdict.structs, Structs::None | Structs::Known));
-        if inserts && !is_pending && is_circular(update, &self.structs) {
+        if has_missing_dependencies(&verdict) {
+            let split = split(update, &self.structs);
+            let pending = NewPending::new(&split, self.pending.as_deref(), &self.structs);
+            let inserts = !split.ready.is_empty() || pending.entries() > 0;
+            let parts = Parts { ready: ready_part(&split), pending };
+            let outcome = self.weigh_parts(&split, &parts, inserts);
+            return Ok(Weighed { update, outcome, inserts, parts: Some(Box::new(parts)) });
+        }
+        let inserts = !matches!(verdict.structs, Structs::None | Structs::Known);
+        if inserts && is_circular(update, &self.structs) {
             return Err(Refused::Circular);
         }
-        if inserts && let Some(full) = self.exceeded_limit(update.len(), verdict.new_clients) {
-            return weighed(Entered::Full(full));
-        }
-        if is_pending {
-            let mut halves = split(update, &self.structs);
-            let outcome = self.weigh_halves(&mut halves, update.len());
-            return Ok(Weighed { update, outcome, split: Some(Box::new(halves)) });
-        }
-        weighed(if inserts {
-            Entered::Changed
-        } else if !verdict.deletes || self.structs.knows_deletions_of(delete_set(update)) {
-            Entered::Known
-        } else if self.has_room_to_delete(update.len()) {
-            Entered::Changed
-        } else {
-            Entered::Full(Full::Bytes)
-        })
+        let deletes = !inserts && verdict.deletes && !self.structs.knows_deletions_of(delete_set(update));
+        let outcome = match self.exceeded_limit(update.len(), inserts, deletes, verdict.new_clients) {
+            Some(full) => WeighOutcome::Full(full),
+            None if inserts || deletes => WeighOutcome::Changed,
+            None => WeighOutcome::Known,
+        };
+        Ok(Weighed { update, outcome, inserts, parts: None })
     }
 
-    /// Leaves out of the halves what is pending already.
-    fn weigh_halves(&self, halves: &mut Split<'_>, update_bytes: usize) -> Entered {
-        let (limits, pending) = (&self.limits, self.pending.as_deref());
-        pending.into_iter().for_each(|pending| pending.without_known(halves));
-        let parts = &halves.pending;
-        let ranges = || halves.pending_deletions.iter().map(|(_, ranges)| ranges.len());
-        let new_bytes = parts.iter().map(|(part, _)| part.bytes.len()).sum::<usize>() + ranges().sum::<usize>() * 10;
-        let (entries, bytes) = pending.map_or((0, 0), |pending| (pending.len(), pending.bytes()));
-        let is_over = entries + parts.len() > limits.pending_entries || bytes + new_bytes > limits.pending_bytes;
-        if new_bytes > 0 && is_over {
-            Entered::NoRoom
-        } else if halves.inserts(&self.structs) {
-            Entered::Changed
-        } else if self.deletes_anything(halves) {
-            if self.has_room_to_delete(update_bytes) { Entered::Changed } else { Entered::Full(Full::Bytes) }
-        } else if new_bytes > 0 {
-            Entered::Pending
-        } else {
-            Entered::Known
+    fn weigh_parts(&self, split: &Split<'_>, Parts { ready, pending: new }: &Parts, inserts: bool) -> WeighOutcome {
+        let changes = |ready: &Bytes| !split.ready.is_empty() || !self.structs.knows_deletions_of(delete_set(ready));
+        let (changes, is_pending) = (ready.as_ref().is_some_and(changes), !new.is_empty());
+        let clients = split.ready.iter().map(|section| section.client).chain(new.clients());
+        let new_clients: BTreeSet<u64> = clients.filter(|client| self.structs.clock(*client) == 0).collect();
+        let bytes = ready.as_ref().map_or(0, Bytes::len) + new.bytes();
+        if let Some(full) = self.exceeded_limit(bytes, inserts, changes && !inserts, new_clients.len() as u64) {
+            return WeighOutcome::Full(full);
+        }
+        let is_over = self.pending_len() + new.entries() > self.limits.pending_entries
+            || self.pending_bytes() + new.bytes() > self.limits.pending_bytes;
+        match (changes, is_pending) {
+            (_, true) if is_over => WeighOutcome::NoRoom,
+            (true, _) => WeighOutcome::Changed,
+            (false, true) => WeighOutcome::Pending,
+            (false, false) => WeighOutcome::Known,
         }
     }
 
-    fn deletes_anything(&self, halves: &Split<'_>) -> bool {
-        let mut ranges =
-            halves.ready_deletions.iter().flat_map(|(client, ranges)| ranges.iter().map(|range| (*client, range)));
-        ranges.any(|(client, range)| {
-            range.end > self.structs.clock(client) || !self.structs.is_deleted(client, range.clone())
-        })
-    }
-
-    /// The limit that `bytes` more and `clients` new clients would exceed.
-    fn exceeded_limit(&self, bytes: usize, clients: u64) -> Option<Full> {
-        if clients > 0 && self.structs.clients() as u64 + clients > self.limits.clients as u64 {
+    /// The limit that an update of `bytes` with `clients` new clients would exceed.
+    fn exceeded_limit(&self, bytes: usize, inserts: bool, deletes: bool, clients: u64) -> Option<Full> {
+        if inserts && clients > 0 && self.structs.clients() as u64 + clients > self.limits.clients as u64 {
             return Some(Full::Clients);
         }
-        (!self.has_room_for(bytes)).then_some(Full::Bytes)
+        let is_over = (inserts && !self.has_room_for(bytes)) || (deletes && !self.has_room_to_delete(bytes));
+        is_over.then_some(Full::Bytes)
     }
 
     fn has_room_for(&self, bytes: usize) -> bool {
@@ -212,19 +215,8 @@ impl HubDocument {
         }
         self.has_room_for(bytes)
     }
-
-    /// True when the document has every struct of an update. Its deletions are not checked.
-    pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
-        let verdict = verdict(update, &self.structs, &ScanLimits::STORED);
-        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
-    }
-
-    /// True when an update would not change the document.
-    pub fn knows(&self, update: &[u8]) -> bool {
-        self.inserts_nothing_new(update) && self.structs.knows_deletions_of(delete_set(update))
-    }
 }
 
-pub(super) fn has_missing_dependencies(verdict: &Verdict) -> bool {
+fn has_missing_dependencies(verdict: &Verdict) -> bool {
     matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead
 }

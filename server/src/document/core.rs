@@ -189,6 +189,11 @@ impl Core {
             + self.decisions.memory_bytes()
     }
 
+    /// Number of records that each snapshot appends again.
+    pub fn pending_records(&self) -> usize {
+        self.document.pending_len()
+    }
+
     /// Approximate size of what is pending: each snapshot writes it again.
     pub fn pending_bytes(&self) -> usize {
         self.document.pending_bytes()

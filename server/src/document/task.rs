@@ -22,7 +22,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, error, warn};
 
 use self::idle::IdleTimers;
-use self::snapshots::SnapshotSchedule;
+use self::snapshots::{PendingSize, SnapshotSchedule};
 use super::block_in_place::block_in_place_if;
 use super::coalesce::OutgoingFrames;
 use super::core::{Core, CoreLimits};
@@ -279,7 +279,11 @@ impl Task {
 
     /// True if a snapshot is worth making while the document is not in use.
     fn is_worth_compacting(&self) -> bool {
-        self.snapshots.is_worth_it_when_idle(&self.options.compaction, self.core.pending_bytes())
+        self.snapshots.is_worth_it_when_idle(&self.options.compaction, self.pending_size())
+    }
+
+    fn pending_size(&self) -> PendingSize {
+        PendingSize { records: self.core.pending_records(), bytes: self.core.pending_bytes() }
     }
 
     /// Replaces the records by one snapshot.
@@ -314,7 +318,7 @@ impl Task {
             self.readers.set_checkpoint(self.core.known());
         }
         // A snapshot queues as much as the document has.
-        if self.snapshots.is_due(&self.options.compaction, self.core.pending_bytes()) && self.log.has_room() {
+        if self.snapshots.is_due(&self.options.compaction, self.pending_size()) && self.log.has_room() {
             self.compact();
         }
         self.report_usage();

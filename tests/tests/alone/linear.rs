@@ -247,7 +247,7 @@ fn measure_dormant() {
     let change = Bytes::from(line(99, 1));
     let began = Instant::now();
     for document in &mut documents {
-        assert_eq!(document.take(&change), Ok(syncline_replica::Entered::Changed));
+        assert_eq!(document.take(&change), Ok(syncline_replica::WeighOutcome::Changed));
     }
     println!("measured {} {} {}", DOCUMENTS * state.len(), took, began.elapsed().as_micros() / DOCUMENTS as u128);
 }

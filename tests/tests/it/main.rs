@@ -43,10 +43,10 @@ mod operator {
 
 /// The replica against yrs: the same updates, the same document.
 mod replica {
-    mod halves;
     mod hub_registers;
     mod resting;
     mod scanner;
+    mod split;
     mod structs;
     mod weighing;
 }

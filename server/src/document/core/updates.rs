@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::update::EMPTY_UPDATE;
-use syncline_replica::{Decision, Entered, Full, Refused, RegisterWrite, Released, Weighed, decide};
+use syncline_replica::{Decision, Full, Refused, RegisterWrite, Released, WeighOutcome, Weighed, decide};
 
 use super::Core;
 use super::acks::AckReply;
@@ -32,9 +32,10 @@ impl Core {
         let Submitted { ref update, origin, batch } = submitted;
         self.note_step2(lease, origin);
         if self.history.has_failed() {
-            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
-            let unneeded = origin.is_step2() && self.document.inserts_nothing_new(update);
-            let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
+            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse. It may list
+            // deletions that readers derive, for example of a map entry that another one replaces.
+            let is_unneeded = origin.is_step2() && self.document.weigh(update).is_ok_and(|weighed| !weighed.inserts());
+            let outcome = if is_unneeded { Outcome::Unneeded } else { Outcome::Refused };
             return self.refuse(lease, (batch, origin), outcome, effects);
         }
         let weighed = match self.weigh(update) {
@@ -47,16 +48,16 @@ impl Core {
         let pending_before = self.document.pending_len();
         let (outcome, is_complete) = (weighed.outcome(), !weighed.is_split());
         match outcome {
-            Entered::Full(full) => self.refuse(lease, (batch, origin), Outcome::Full(full), effects),
-            Entered::NoRoom => {
+            WeighOutcome::Full(full) => self.refuse(lease, (batch, origin), Outcome::Full(full), effects),
+            WeighOutcome::NoRoom => {
                 let ready = weighed.ready();
                 self.refuse_pending(lease, &submitted, ready, effects);
             }
-            Entered::Known => {
+            WeighOutcome::Known => {
                 let frame = Frame::at(self.last(), Message::Update(update.clone()));
                 self.acknowledge(lease, &submitted, Some(frame), is_complete, effects);
             }
-            Entered::Changed | Entered::Pending => {
+            WeighOutcome::Changed | WeighOutcome::Pending => {
                 let frame = self.enter(lease, weighed, effects);
                 self.acknowledge(lease, &submitted, Some(frame), is_complete, effects);
             }
@@ -64,7 +65,7 @@ impl Core {
         if self.document.pending_len() < pending_before {
             self.ask_for_unstored(effects);
         }
-        let is_entered = matches!(outcome, Entered::Changed | Entered::Pending);
+        let is_entered = matches!(outcome, WeighOutcome::Changed | WeighOutcome::Pending);
         if is_entered && !is_complete && self.leases.change(lease, |step2| step2.ask_for_missing()) == Some(true) {
             self.ask(lease, effects);
         }
@@ -74,7 +75,7 @@ impl Core {
     /// make room.
     fn weigh<'u>(&mut self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
         let weighed = self.document.weigh(update)?;
-        if weighed.outcome() == Entered::Full(Full::Bytes) {
+        if weighed.outcome() == WeighOutcome::Full(Full::Bytes) {
             // Weighed again whether or not there is room now: a deletion may need less of it than an insertion.
             self.document.make_room_for(update.len());
             return self.document.weigh(update);
@@ -93,15 +94,23 @@ impl Core {
         if !is_split {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
         }
-        for Released { update, source } in self.document.take_released() {
-            let author = source.map(LeaseId).filter(|source| self.leases.contains(*source));
-            self.broadcast(Frame::at(self.last(), Message::Update(update)), author, effects);
-        }
+        self.broadcast_released(effects);
         if let Some(added) = added {
             self.broadcast_pending(added, lease, effects);
         }
         self.enforce_decisions(effects);
         frame
+    }
+
+    /// Broadcasts what was pending and was applied since the last call. False if that is nothing.
+    fn broadcast_released(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let released = self.document.take_released();
+        let is_any = !released.is_empty();
+        for Released { update, source } in released {
+            let author = source.map(LeaseId).filter(|source| self.leases.contains(*source));
+            self.broadcast(Frame::at(self.last(), Message::Update(update)), author, effects);
+        }
+        is_any
     }
 
     /// A part of the update has missing dependencies, and the document keeps no more of those. The other part,
@@ -117,7 +126,7 @@ impl Core {
         let Submitted { ref update, origin, batch } = *submitted;
         if let Some(ready) = ready
             && let Ok(weighed) = self.weigh(&ready)
-            && weighed.outcome() == Entered::Changed
+            && weighed.outcome() == WeighOutcome::Changed
         {
             self.enter(lease, weighed, effects);
         }
@@ -148,7 +157,8 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let Submitted { ref update, origin, batch } = *submitted;
-        let is_stored = |update: &Bytes| self.document.weigh(update).is_ok_and(|it| it.outcome() == Entered::Known);
+        let is_stored =
+            |update: &Bytes| self.document.weigh(update).is_ok_and(|it| it.outcome() == WeighOutcome::Known);
         let due = self.leases.change(lease, |step2| step2.store(update, origin, is_complete, is_stored));
         let DueAcks { acks, held_echoes, must_ask } = due.unwrap_or(DueAcks::ONE);
         if held_echoes > 0 {
@@ -180,8 +190,8 @@ impl Core {
         }
     }
 
-    /// Refuses an update of a read-only session unless the document has everything in it already: a reply to
-    /// our step 1 contains every deletion the client knows.
+    /// Refuses an update of a read-only session unless the document has everything in it already, applied or
+    /// pending: a reply to our step 1 contains every deletion the client knows.
     pub(super) fn refuse_read_only(
         &mut self,
         lease: LeaseId,
@@ -190,7 +200,9 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         self.note_step2(lease, origin);
-        let known = update.filter(|update| self.document.knows(update));
+        let is_known =
+            |update: &Bytes| self.document.weigh(update).is_ok_and(|weighed| weighed.outcome() == WeighOutcome::Known);
+        let known = update.filter(is_known);
         match known {
             None => self.refuse(lease, (batch, origin), Outcome::Forbidden, effects),
             Some(_) if self.history.has_failed() => self.refuse(lease, (batch, origin), Outcome::Unneeded, effects),
@@ -230,6 +242,9 @@ impl Core {
                 self.decisions.record(&write.register, &state);
                 let update = self.document.write_register(&write.register, &state);
                 self.apply_own_edit(update, effects);
+                if self.broadcast_released(effects) {
+                    self.enforce_decisions(effects);
+                }
                 self.document.take_touched();
                 return (true, state.encode());
             }
@@ -245,14 +260,20 @@ impl Core {
     /// Checks the registers that the last update changed against the decisions and restores those that
     /// conflict.
     fn enforce_decisions(&mut self, effects: &mut Vec<Effect>) {
-        for name in self.document.take_touched() {
-            let now = self.document.read_register(&name);
-            let update = match self.decisions.check(&name, now.as_ref()) {
-                Correction::Keep => None,
-                Correction::Write(state) => Some(self.document.write_register(&name, &state)),
-                Correction::Clear => self.document.clear_register(&name),
-            };
-            update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
+        loop {
+            for name in self.document.take_touched() {
+                let now = self.document.read_register(&name);
+                let update = match self.decisions.check(&name, now.as_ref()) {
+                    Correction::Keep => None,
+                    Correction::Write(state) => Some(self.document.write_register(&name, &state)),
+                    Correction::Clear => self.document.clear_register(&name),
+                };
+                update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
+            }
+            // Updates that waited for a write of our own were applied with it.
+            if !self.broadcast_released(effects) {
+                break;
+            }
         }
         // Our own writes need no check.
         self.document.take_touched();

@@ -6,6 +6,13 @@ use crate::document::options::Compaction;
 /// this many bytes.
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
 
+/// What is pending, which each snapshot writes again, in records of its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PendingSize {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+}
+
 /// What the log has of a document since its last snapshot.
 #[derive(Debug)]
 pub(super) struct SnapshotSchedule {
@@ -33,20 +40,21 @@ impl SnapshotSchedule {
     }
 
     /// True if a snapshot is due while the document is in use.
-    pub(super) fn is_due(&self, compaction: &Compaction, pending_bytes: usize) -> bool {
+    pub(super) fn is_due(&self, compaction: &Compaction, pending: PendingSize) -> bool {
         let records = compaction.records.max((self.snapshot_bytes / SNAPSHOT_BYTES_PER_RECORD) as u64);
-        let bytes = compaction.bytes.max(self.snapshot_bytes + pending_bytes);
-        self.has_records(records, pending_bytes) || self.bytes >= bytes
+        let bytes = compaction.bytes.max(self.snapshot_bytes + pending.bytes);
+        self.has_records(records, pending) || self.bytes >= bytes
     }
 
     /// True if a snapshot is worth making while the document is quiet, or before it leaves memory.
-    pub(super) fn is_worth_it_when_idle(&self, compaction: &Compaction, pending_bytes: usize) -> bool {
-        self.has_records(compaction.idle_records, pending_bytes)
+    pub(super) fn is_worth_it_when_idle(&self, compaction: &Compaction, pending: PendingSize) -> bool {
+        self.has_records(compaction.idle_records, pending)
     }
 
-    /// What is pending is written again by each snapshot: the more it is, the more records are kept before the next.
-    fn has_records(&self, records: u64, pending_bytes: usize) -> bool {
-        self.records >= records.max((pending_bytes / SNAPSHOT_BYTES_PER_RECORD) as u64)
+    /// The more is pending, the more records are kept before the next snapshot.
+    fn has_records(&self, records: u64, pending: PendingSize) -> bool {
+        let pending = pending.records.max(pending.bytes / SNAPSHOT_BYTES_PER_RECORD);
+        self.records >= records.max(pending as u64)
     }
 }
 
@@ -56,6 +64,8 @@ mod tests {
 
     const COMPACTION: Compaction = Compaction { records: 10, bytes: 1_000, idle_records: 5 };
 
+    const NOTHING: PendingSize = PendingSize { records: 0, bytes: 0 };
+
     #[test]
     fn snapshot_is_due_after_records_or_bytes_and_later_after_a_large_one() {
         let mut snapshots = SnapshotSchedule::new(0, 0, 0);
@@ -63,14 +73,21 @@ mod tests {
             (0..records).for_each(|_| snapshots.note_record(bytes));
         };
         note(&mut snapshots, 5, 1);
-        assert!(snapshots.is_worth_it_when_idle(&COMPACTION, 0) && !snapshots.is_due(&COMPACTION, 0));
-        assert!(!snapshots.is_worth_it_when_idle(&COMPACTION, 6 * 128), "what is pending is written again");
+        assert!(snapshots.is_worth_it_when_idle(&COMPACTION, NOTHING) && !snapshots.is_due(&COMPACTION, NOTHING));
+        assert!(
+            !snapshots.is_worth_it_when_idle(&COMPACTION, PendingSize { records: 1, bytes: 6 * 128 }),
+            "what is pending is written again"
+        );
+        assert!(
+            !snapshots.is_worth_it_when_idle(&COMPACTION, PendingSize { records: 6, bytes: 6 }),
+            "in records of its own"
+        );
         note(&mut snapshots, 1, 995);
-        assert!(snapshots.is_due(&COMPACTION, 0), "1,000 bytes");
+        assert!(snapshots.is_due(&COMPACTION, NOTHING), "1,000 bytes");
         snapshots.note_snapshot(20 * 128);
         note(&mut snapshots, 19, 1);
-        assert!(!snapshots.is_due(&COMPACTION, 0), "the last snapshot cost 128 bytes for each of 20 records");
+        assert!(!snapshots.is_due(&COMPACTION, NOTHING), "the last snapshot cost 128 bytes for each of 20 records");
         note(&mut snapshots, 1, 1);
-        assert!(snapshots.is_due(&COMPACTION, 0));
+        assert!(snapshots.is_due(&COMPACTION, NOTHING));
     }
 }

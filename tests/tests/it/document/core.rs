@@ -336,3 +336,26 @@ fn session_is_asked_again_on_resync_after_its_reply_was_refused() {
     assert_eq!(acks(&handle(&mut core, step2(&everything))), []);
     assert_eq!(snapshot(&mut core).1, "helloy");
 }
+
+/// Two writers set the same key at the same time. Each client deletes the entry that loses, and none sends that deletion before its
+/// next step 2.
+#[test]
+fn derived_deletion_is_not_refused_after_a_storage_failure() {
+    let mut core = core();
+    let reader = Doc::with_client_id(3);
+    for client in [1, 2] {
+        let doc = Doc::with_client_id(client);
+        let map = doc.get_or_insert_map("map");
+        let mut txn = doc.transact_mut();
+        yrs::Map::insert(&map, &mut txn, "key", client as i64);
+        let update = txn.encode_update_v1();
+        assert_eq!(appended(&handle(&mut core, change(A, &update))), 1);
+        reader.transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
+    }
+    let known = reader.transact().state_vector();
+    let step2 = Bytes::from(reader.transact().encode_diff_v1(&known));
+    assert_eq!(step2[..], [0, 1, 1, 1, 0, 1], "only the deletion");
+    handle(&mut core, Event::StorageFailed);
+    let update = SessionEvent::Update { update: step2, origin: Origin::Step2, batch: 0 };
+    assert_eq!(acks(&handle(&mut core, Event::Session(B, update))), [(B, Outcome::Unneeded)]);
+}

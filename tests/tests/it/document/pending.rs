@@ -1,9 +1,10 @@
 //! Updates with missing dependencies in a document: kept, shown when they can be, asked for, bounded.
 
+use bytes::Bytes;
 use syncline_protocol::awareness::{AwarenessEntry, encode};
 use syncline_protocol::ids::Seq;
 use syncline_replica::HubLimits;
-use syncline_server::internals::{Acks, Effect, Event, Message, Origin, Outcome, SessionEvent};
+use syncline_server::internals::{Acks, Core, Effect, Event, Message, Origin, Outcome, SessionEvent};
 use syncline_tests::document::{handle, new_core};
 
 use super::core::{A, B, acks, appended, asks, change, core, snapshot, typed};
@@ -171,4 +172,55 @@ fn what_one_update_leaves_pending_is_one_frame_for_each_client_of_yjs_14() {
     let more: Vec<_> = (21..=40).map(|client| typed(client, &["lost", "late"]).1[1].clone()).collect();
     let more = yrs::merge_updates_v1(&more).unwrap();
     assert_eq!(pending(&handle(&mut core, change(A, &more))), 1);
+}
+
+/// What a client of Yjs 14 sends at its next connection after it has received letters of client 1 behind a gap: a skip, and the
+/// letters "bc" as one struct.
+fn shown_pending() -> Bytes {
+    Bytes::from_static(&[1, 2, 1, 0, 10, 1, 0x84, 1, 0, 2, b'b', b'c', 0])
+}
+
+/// A document in which the letters "b" and "c" of client 1 are pending, and are on disk.
+fn core_with_pending(limits: HubLimits) -> Core {
+    let mut core = new_core(limits);
+    for lease in [A, B] {
+        handle(&mut core, Event::Open { lease, acks: Acks::Each, documents: 1 });
+    }
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    for update in &updates[1..] {
+        assert_eq!(appended(&handle(&mut core, change(A, update))), 1);
+    }
+    let upto = core.last();
+    handle(&mut core, Event::Durable { upto });
+    core
+}
+
+#[test]
+fn reader_that_sends_what_is_pending_attempts_no_write() {
+    let mut core = core_with_pending(HubLimits::default());
+    let refused = |update: Bytes| {
+        Event::Session(B, SessionEvent::Refused { batch: 0, update: Some(update), origin: Origin::Step2 })
+    };
+    assert_eq!(acks(&handle(&mut core, refused(shown_pending()))), [(B, Outcome::Saved)]);
+    let (_, other) = typed(2, &["new"]);
+    assert_eq!(acks(&handle(&mut core, refused(other[0].clone().into()))), [(B, Outcome::Forbidden)]);
+}
+
+#[test]
+fn what_is_pending_can_be_sent_to_a_full_document() {
+    let mut core = core_with_pending(HubLimits { bytes: 100, ..HubLimits::default() });
+    let (_, letters) = typed(2, &[&"x".repeat(70)]);
+    assert_eq!(appended(&handle(&mut core, change(B, &letters[0]))), 1);
+    let upto = core.last();
+    handle(&mut core, Event::Durable { upto });
+    let update = SessionEvent::Update { update: shown_pending(), origin: Origin::Step2, batch: 0 };
+    assert_eq!(acks(&handle(&mut core, Event::Session(B, update))), [(B, Outcome::Saved)]);
+}
+
+#[test]
+fn what_is_pending_can_be_sent_after_a_storage_failure() {
+    let mut core = core_with_pending(HubLimits::default());
+    handle(&mut core, Event::StorageFailed);
+    let update = SessionEvent::Update { update: shown_pending(), origin: Origin::Step2, batch: 0 };
+    assert_eq!(acks(&handle(&mut core, Event::Session(B, update))), [(B, Outcome::Unneeded)]);
 }

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Version};
-use syncline_replica::{HubDocument, RegisterWrite, Replica};
+use syncline_protocol::update::edit::set_key;
+use syncline_protocol::update::raw::Id;
+use syncline_replica::{HubDocument, REGISTERS, RegisterState, RegisterWrite, Replica};
 use syncline_server::internals::{
     Core, CoreLimits, Effect, Event, LeaseId, LoadedDocument, Origin, RecentChanges, SessionEvent,
 };
@@ -143,4 +145,24 @@ fn returning_lost_decision_without_conflict_is_accepted() {
         "based on the old version"
     );
     assert_eq!(propose(&mut core, 13, Some(Version { number: 2, id: 11 })).len(), 1);
+}
+
+/// A client sees the server's client id in a decision, and sends a write that follows the next decision.
+#[test]
+fn write_that_waits_for_a_decision_is_released_and_checked_with_it() {
+    let mut core = start(1, &[]);
+    let mut log = propose(&mut core, 10, None);
+    let forged = RegisterState {
+        version: Version { number: 9, id: 99 },
+        ..Replica::load(log.iter().cloned()).unwrap().read_register("status").unwrap().unwrap()
+    };
+    let own = Id { client: 77, clock: 0 };
+    let update = set_key(own, Some(Id { client: 1, clock: 1 }), (REGISTERS, "status"), &forged.encode(), None);
+    log.extend(change(&mut core, &update.into()));
+    log.extend(propose(&mut core, 11, Some(Version { number: 1, id: 10 })));
+    assert_eq!(status(&log), 11, "the decision stays");
+    assert_eq!(core.known().clock(77), 1, "what the write waited for is there");
+    let mut again = start(2, &log);
+    log.extend(propose(&mut again, 12, Some(Version { number: 2, id: 11 })));
+    assert_eq!(status(&log), 12);
 }

@@ -11,7 +11,7 @@ use syncline_log::store::{Store, Write};
 use syncline_log::{Record, Snapshot};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::sync::SyncMessage;
-use syncline_replica::{Entered, HubDocument, Replica};
+use syncline_replica::{HubDocument, Replica, WeighOutcome};
 use syncline_tests::live::{Socket, start, typed};
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
@@ -76,7 +76,7 @@ fn hub_and_tree_answer_alike_before_and_after_compaction() {
             assert_eq!(vector(&hub.state_vector()), vector(&tree.state_vector()));
             // Known updates change nothing: single ones, and the whole state with its delete set.
             for update in [&history[random.random_range(0..history.len())], &whole] {
-                assert_eq!(hub.take(update), Ok(Entered::Known), "SYNCLINE_SEED={seed}");
+                assert_eq!(hub.take(update), Ok(WeighOutcome::Known), "SYNCLINE_SEED={seed}");
             }
             // Peers with nothing, everything, and a part.
             let part = random.random_range(0..=history.len());
@@ -91,9 +91,9 @@ fn hub_and_tree_answer_alike_before_and_after_compaction() {
             assert!(hub.is_compact());
         }
         let change = Bytes::from(typed(77, "!"));
-        assert_eq!(hub.take(&change), Ok(Entered::Changed));
+        assert_eq!(hub.take(&change), Ok(WeighOutcome::Changed));
         assert!(text_of([&hub.compact()[..]]).contains('!'));
-        assert_eq!(hub.take(&change), Ok(Entered::Known));
+        assert_eq!(hub.take(&change), Ok(WeighOutcome::Known));
     }
 }
 

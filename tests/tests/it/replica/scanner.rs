@@ -13,7 +13,7 @@ use syncline_protocol::update::{
     ScanError, ScanLimits, Structs, Verdict, scan_state_vector, scan_update, state_vector_entries, update_ranges,
     verdict,
 };
-use syncline_replica::{Entered, HubDocument, PendingLimits, Replica};
+use syncline_replica::{HubDocument, PendingLimits, Replica, WeighOutcome};
 use syncline_tests::fixtures::{
     Vector, numbers, one_letter_each, state_vector, tower, whole_documents, ycrdt_dataset, yjs_vectors,
 };
@@ -242,7 +242,7 @@ fn hub_accepts_nested_types_of_any_depth_and_tree_refuses_deep_ones() {
         let update = Bytes::from(tower(None, count, true));
         assert_eq!(scan(&update), Ok(()));
         let mut hub = HubDocument::default();
-        assert_eq!(hub.take(&update), Ok(Entered::Changed));
+        assert_eq!(hub.take(&update), Ok(WeighOutcome::Changed));
         assert!(hub.compact().len() < 40, "all types are deleted");
         // In a thread with the default stack size.
         let tree = std::thread::spawn(move || Replica::default().take(&update, &PendingLimits::default()).is_ok());

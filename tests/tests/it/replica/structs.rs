@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use syncline_replica::{Crdt, Entered, HubDocument, to_json};
+use syncline_replica::{Crdt, HubDocument, WeighOutcome, to_json};
 use syncline_tests::fixtures::{Vector, whole_documents, ycrdt_dataset, yjs_vectors};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, Options, ReadTxn, StateVector, Transact, Update};
@@ -47,8 +47,8 @@ fn compare(vector: &Vector, random: &mut StdRng) -> usize {
     for (number, at) in order.into_iter().enumerate() {
         let was_split = hub.weigh(&updates[at]).unwrap().is_split();
         let taken = hub.take(&updates[at]).unwrap();
-        pending += usize::from(taken == Entered::Pending);
-        if taken == Entered::Changed && !was_split {
+        pending += usize::from(taken == WeighOutcome::Pending);
+        if taken == WeighOutcome::Changed && !was_split {
             apply(&live, &updates[at]);
         }
         hub.take_released().iter().for_each(|released| apply(&live, &released.update));
@@ -107,11 +107,11 @@ fn padded_numbers_are_read_and_not_corrupted_by_later_structs() {
         updates.iter().for_each(|update| apply(&all, update));
         for load in [false, true] {
             let mut hub = HubDocument::new(1);
-            assert_eq!(hub.take(&updates[0]), Ok(Entered::Changed));
+            assert_eq!(hub.take(&updates[0]), Ok(WeighOutcome::Changed));
             if load {
                 hub = HubDocument::load(1, &[hub.compact()]).unwrap();
             }
-            assert_eq!(hub.take(&updates[1]), Ok(Entered::Changed));
+            assert_eq!(hub.take(&updates[1]), Ok(WeighOutcome::Changed));
             assert_eq!(shown(&hub.encode()), shown(&state_of(&all)));
             assert_eq!(shown(&hub.compact()), shown(&state_of(&all)));
         }

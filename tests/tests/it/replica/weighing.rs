@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use syncline_replica::{Entered, Full, HubDocument, HubLimits, Refused};
+use syncline_replica::{Full, HubDocument, HubLimits, Refused, WeighOutcome};
 use yrs::block::ClientID;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Map, Options, ReadTxn, StateVector, Text, Transact, Update, WriteTxn};
@@ -53,17 +53,17 @@ fn weighing_changes_nothing_whatever_the_verdict() {
     let none = HubLimits::default();
     let few_bytes = HubLimits { pending_bytes: third.len(), ..none };
     for (what, limits, update, verdict) in [
-        ("empty", none, Bytes::from_static(&[0, 0]), Ok(Entered::Known)),
-        ("known", none, first.clone(), Ok(Entered::Known)),
-        ("known pending", none, third.clone(), Ok(Entered::Known)),
-        ("new", none, other.clone(), Ok(Entered::Changed)),
-        ("releasing", none, second.clone(), Ok(Entered::Changed)),
-        ("deleting", none, delete.clone(), Ok(Entered::Changed)),
-        ("pending", none, ahead.clone(), Ok(Entered::Pending)),
-        ("no room", HubLimits { pending_entries: 1, ..none }, ahead.clone(), Ok(Entered::NoRoom)),
-        ("no room in bytes", few_bytes, ahead, Ok(Entered::NoRoom)),
-        ("full", HubLimits { bytes: 10, ..none }, other.clone(), Ok(Entered::Full(Full::Bytes))),
-        ("too many clients", HubLimits { clients: 2, ..none }, other, Ok(Entered::Full(Full::Clients))),
+        ("empty", none, Bytes::from_static(&[0, 0]), Ok(WeighOutcome::Known)),
+        ("known", none, first.clone(), Ok(WeighOutcome::Known)),
+        ("known pending", none, third.clone(), Ok(WeighOutcome::Known)),
+        ("new", none, other.clone(), Ok(WeighOutcome::Changed)),
+        ("releasing", none, second.clone(), Ok(WeighOutcome::Changed)),
+        ("deleting", none, delete.clone(), Ok(WeighOutcome::Changed)),
+        ("pending", none, ahead.clone(), Ok(WeighOutcome::Pending)),
+        ("no room", HubLimits { pending_entries: 1, ..none }, ahead.clone(), Ok(WeighOutcome::NoRoom)),
+        ("no room in bytes", few_bytes, ahead, Ok(WeighOutcome::NoRoom)),
+        ("full", HubLimits { bytes: 10, ..none }, other.clone(), Ok(WeighOutcome::Full(Full::Bytes))),
+        ("too many clients", HubLimits { clients: 2, ..none }, other, Ok(WeighOutcome::Full(Full::Clients))),
         ("circular", none, Bytes::copy_from_slice(&circle), Err(Refused::Circular)),
     ] {
         let (mut hub, mut untouched) = (build(limits), build(limits));
@@ -78,13 +78,13 @@ fn weighing_changes_nothing_whatever_the_verdict() {
         }
         assert_eq!(hub.take(&update), untouched.take(&update), "{what}");
         assert_eq!(shown(&hub), shown(&untouched), "{what}");
-        let enters = matches!(verdict, Ok(Entered::Changed | Entered::Pending));
+        let enters = matches!(verdict, Ok(WeighOutcome::Changed | WeighOutcome::Pending));
         assert_eq!(shown(&hub) != before, enters, "{what}: only what is to be entered changes the document");
     }
     let mut hub = build(none);
     assert!(matches!(hub.weigh(&Bytes::from_static(&[1, 1])), Err(Refused::Unreadable(_))));
     hub.take(&delete).unwrap();
-    assert_eq!(hub.weigh(&delete).map(|weighed| weighed.outcome()), Ok(Entered::Known), "deleted already");
+    assert_eq!(hub.weigh(&delete).map(|weighed| weighed.outcome()), Ok(WeighOutcome::Known), "deleted already");
 }
 
 /// Two documents with the same history: one takes each update, the other weighs it and enters it later.
@@ -176,7 +176,7 @@ impl Twins {
         // Later: other updates are weighed, readers join, the document becomes dormant.
         _ = self.weigher.weigh(&other);
         self.weigher.diff(&self.taker.state_vector());
-        self.weigher.knows(&update);
+        _ = self.weigher.weigh(&update);
         if compacts {
             self.taker.compact();
             self.weigher.compact();

@@ -9,7 +9,7 @@ use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket::YWebsocketMessage;
-use syncline_replica::{Entered, HubDocument, HubLimits};
+use syncline_replica::{HubDocument, HubLimits, WeighOutcome};
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
 use syncline_server::config::Limits;
@@ -162,10 +162,10 @@ fn pending_updates_in_reverse_order_are_released_in_one_pass() {
         Bytes::from(letters(&[(9, number, Some(left), None)]))
     };
     for number in (1..1_000).rev() {
-        assert_eq!(document.take(&letter(number)), Ok(Entered::Pending));
-        assert_eq!(document.take(&letter(number)), Ok(Entered::Known), "it is already pending");
+        assert_eq!(document.take(&letter(number)), Ok(WeighOutcome::Pending));
+        assert_eq!(document.take(&letter(number)), Ok(WeighOutcome::Known), "it is already pending");
     }
-    assert_eq!(document.take(&letter(0)), Ok(Entered::Changed));
+    assert_eq!(document.take(&letter(0)), Ok(WeighOutcome::Changed));
     assert_eq!(document.pending().len(), 0);
     let released: Vec<Bytes> = document.take_released().into_iter().map(|released| released.update).collect();
     let expected: Vec<Bytes> = (1..1_000).map(letter).collect();
