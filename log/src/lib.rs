@@ -82,4 +82,5 @@ pub use handle::{DocumentLog, Durable, DurableWatch, Figures, Log};
 pub use queue::{MAX_DOCUMENT_BYTES, MAX_QUEUED_BYTES};
 pub use sled::SledStore;
 pub use store::{Mark, Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
+pub use store_lock::STORE_FILE;
 pub use thread::{Batch, Committed, Committer};

@@ -14,7 +14,8 @@ use super::store::StoreError;
 pub(super) const LOCK_FILE: &str = "syncline.lock";
 /// The directory in which a restore builds a store. While it exists, its parent cannot be opened as a store.
 pub(super) const RESTORING_DIR: &str = "syncline.restoring";
-const INFO_FILE: &str = "syncline.store";
+/// Identifies a data directory as a store.
+pub const STORE_FILE: &str = "syncline.store";
 const INFO_TITLE: &str = "syncline store";
 /// Advice for a store that does not open.
 pub(super) const REPAIR_HINT: &str = "`syncline verify` lists the damage, `syncline repair` keeps what can be read";
@@ -95,7 +96,7 @@ impl StoreInfo {
                 "a restore into it did not finish. Remove the directory and run the restore again",
             ));
         }
-        let path = dir.join(INFO_FILE);
+        let path = dir.join(STORE_FILE);
         let mut text = String::new();
         match File::open(&path) {
             Ok(file) => file.take(MAX_FILE_BYTES).read_to_string(&mut text),
@@ -113,7 +114,7 @@ impl StoreInfo {
 
     /// Replaces the info file atomically: after a crash either the old or the new one exists, complete.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        let new = dir.join(format!("{INFO_FILE}.new"));
+        let new = dir.join(format!("{STORE_FILE}.new"));
         let mut file = private::create(&new)?;
         write!(
             file,
@@ -122,7 +123,7 @@ impl StoreInfo {
         )?;
         file.sync_all()?;
         Point::InfoWritten.pass();
-        fs::rename(&new, dir.join(INFO_FILE))?;
+        fs::rename(&new, dir.join(STORE_FILE))?;
         sync_dir(dir)
     }
 
@@ -244,7 +245,7 @@ mod tests {
         let info = StoreInfo { identity: 7 << 100, format: 1, committed: 12 };
         info.write(dir.path()).unwrap();
         assert_eq!(StoreInfo::read(dir.path()).unwrap(), Some(info));
-        fs::write(dir.path().join(INFO_FILE), "syncline store\nidentity").unwrap();
+        fs::write(dir.path().join(STORE_FILE), "syncline store\nidentity").unwrap();
         assert!(StoreInfo::read(dir.path()).unwrap_err().to_string().contains("is damaged"));
     }
 }

@@ -54,7 +54,7 @@ pub fn export(args: &ExportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
     match &args.output {
         Some(path) => {
-            replace_file(path, &exported.bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            write_file(path, &exported.bytes).with_context(|| format!("cannot write {}", path.display()))?;
             let kind = match args.format {
                 Format::Update => "Yjs v1 update",
                 Format::Json => "JSON",
@@ -66,15 +66,28 @@ pub fn export(args: &ExportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     target.close()
 }
 
-/// Replaces the file atomically: after a failure the old one is unchanged. Only its owner may read it.
+/// Writes a file that only its owner may read. An existing one is replaced atomically: after a failure it is unchanged.
+/// Anything else, such as a device or a pipe, is written to.
+fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => OpenOptions::new().write(true).open(path)?.write_all(bytes),
+        // Through symbolic links.
+        Ok(_) => replace_file(&fs::canonicalize(path)?, bytes),
+        Err(_) => replace_file(path, bytes),
+    }
+}
+
 fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut new = path.as_os_str().to_owned();
-    new.push(".new");
+    new.push(format!(".{}.new", std::process::id()));
     let new = PathBuf::from(new);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let replaced = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
+    if replaced.is_err() {
+        // The first error is the one to report.
+        fs::remove_file(&new).ok();
+    }
+    replaced
 }
 
 #[cfg(test)]
@@ -85,6 +98,28 @@ mod tests {
     use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 
     use super::*;
+
+    #[test]
+    fn export_replaces_only_regular_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link, fifo) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("fifo"));
+        write_file(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_file(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        let reader = std::thread::spawn({
+            let fifo = fifo.clone();
+            move || fs::read(fifo).unwrap()
+        });
+        write_file(&fifo, b"piped").unwrap();
+        assert_eq!(reader.join().unwrap(), b"piped");
+        assert!(!fs::metadata(&fifo).unwrap().is_file());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no temporary file is left");
+        assert!(write_file(&dir.path().join("missing/file"), b"").is_err());
+    }
 
     #[test]
     fn export_to_a_file_prints_what_it_wrote() {

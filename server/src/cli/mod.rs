@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 use syncline_protocol::ids::{DocumentName, NameError};
 
 pub use self::store_args::StoreArgs;
-use self::store_args::announce;
+use self::store_args::{announce, check_owner};
 use crate::config::RawConfig;
 use syncline_log::{SledStore, StoreError};
 
@@ -140,6 +140,7 @@ pub fn document_name(name: &str, exact: bool) -> Result<DocumentName, NameError>
 
 /// Opens an existing store and prints which one. Fails if a server is running: a store has one owner.
 fn open_offline(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<SledStore> {
+    check_owner(data_dir)?;
     let store = SledStore::open_existing(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
     Ok(store)

@@ -18,7 +18,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::update::{ScanLimits, scan_update};
 
 use super::verify::join_losses;
-use super::{announce, counted, explain};
+use super::{announce, check_owner, counted, explain};
 use crate::unix_time::now_ms;
 
 /// Rebuilds the store in `data_dir` if anything in it is damaged, and prints what was lost.
@@ -27,6 +27,7 @@ use crate::unix_time::now_ms;
 /// directory is unchanged until the last step. Also an error, with the repaired store in place: nothing of a document
 /// can be read, or not its name.
 pub fn repair(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    check_owner(data_dir)?;
     let survey = Survey::of(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
     let mut damaged = survey.complaints().to_vec();

@@ -1,11 +1,13 @@
 //! Selects the store that a command works on, as `serve` does: by flag, environment, file or default.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::bail;
 
 use crate::config::{ConfigError, DEFAULT_DATA, RawConfig};
+use syncline_log::STORE_FILE;
 
 /// The two settings that select a store.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -50,6 +52,23 @@ impl StoreArgs {
     }
 }
 
+/// Fails if the store belongs to another user. Even a command that only reads leaves files of its own in the directory,
+/// and a server that runs as the store's owner could not open those.
+pub(super) fn check_owner(data_dir: &Path) -> anyhow::Result<()> {
+    let user = rustix::process::geteuid().as_raw();
+    // Without a store there is nothing to protect, and the command finds out.
+    let Ok(metadata) = std::fs::metadata(data_dir.join(STORE_FILE)) else { return Ok(()) };
+    let owner = metadata.uid();
+    if owner != user {
+        bail!(
+            "the store in {} belongs to user {owner}, and this is user {user}: run the command as its owner, for example \
+             `sudo -u '#{owner}' syncline ...`. Otherwise its server could not open the files that the command leaves",
+            data_dir.display()
+        );
+    }
+    Ok(())
+}
+
 /// Prints which store a command uses. `note` is appended, such as ` (new)`; it may be empty.
 pub(super) fn announce(data_dir: &Path, note: &str, out: &mut impl Write) -> std::io::Result<()> {
     let path = absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
@@ -59,6 +78,20 @@ pub(super) fn announce(data_dir: &Path, note: &str, out: &mut impl Write) -> std
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn store_of_another_user_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        check_owner(dir.path()).unwrap();
+        let file = dir.path().join(STORE_FILE);
+        std::fs::write(&file, "").unwrap();
+        check_owner(dir.path()).unwrap();
+        // Only root may do this.
+        if std::os::unix::fs::chown(&file, Some(65_534), None).is_ok() {
+            let error = check_owner(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("belongs to user 65534") && error.contains("sudo -u '#65534'"), "{error}");
+        }
+    }
 
     #[test]
     fn flag_overrides_file_and_file_overrides_default() {

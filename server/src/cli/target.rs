@@ -10,7 +10,7 @@ use syncline_log::{Record, SledStore, Store, StoreError};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 
 use super::explain;
-use super::store_args::announce;
+use super::store_args::{announce, check_owner};
 use crate::admin::Running;
 use crate::http::operator::documents::Imported;
 use crate::import_export::{self, Exported, Format, ImportEffect};
@@ -53,6 +53,7 @@ impl Target {
             announce(data, " (through the running server)", out)?;
             return Ok(Self::Running(running));
         }
+        check_owner(data)?;
         let open = if if_missing == IfMissing::Create { SledStore::open_checked } else { SledStore::open_existing };
         let store = open(data).map_err(|error| match error {
             StoreError::InUse { .. } => anyhow!(

@@ -1,4 +1,5 @@
-//! `syncline verify`: checks everything in a data directory without changing it.
+//! `syncline verify`: checks everything in a data directory. It changes nothing in a damaged store; an intact one is opened
+//! once, as a server would.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,7 +9,7 @@ use syncline_log::check::{Condition, Survey};
 use syncline_log::{SledStore, Store, Stored};
 use syncline_replica::HubDocument;
 
-use super::{announce, counted, explain};
+use super::{announce, check_owner, counted, explain};
 
 /// Checks the store's own structures and, for every document, checksums, head, digest and that its updates can
 /// be applied. Prints each problem with its document and record. If there are none, opens the store once, as a
@@ -16,6 +17,7 @@ use super::{announce, counted, explain};
 ///
 /// Errors: a problem was found, the store is in use or does not exist, or writing to `out` failed.
 pub fn verify(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    check_owner(data_dir)?;
     let survey = Survey::of(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
     let mut problems = survey.complaints().len();

@@ -190,8 +190,9 @@ impl Core {
         }
     }
 
-    /// Refuses an update of a read-only session unless the document has everything in it already, applied or
-    /// pending: a reply to our step 1 contains every deletion the client knows.
+    /// Refuses an update of a read-only session unless the document has everything in it already, applied or pending. A
+    /// reply to our step 1 is no attempt to write if it only lists more deletions: readers derive some themselves, for
+    /// example of a map entry that another one replaces. They are not applied.
     pub(super) fn refuse_read_only(
         &mut self,
         lease: LeaseId,
@@ -200,13 +201,16 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         self.note_step2(lease, origin);
-        let is_known =
-            |update: &Bytes| self.document.weigh(update).is_ok_and(|weighed| weighed.outcome() == WeighOutcome::Known);
-        let known = update.filter(is_known);
-        match known {
+        let weighed = update.as_ref().and_then(|update| self.document.weigh(update).ok());
+        let (is_known, inserts) =
+            weighed.map_or((false, true), |weighed| (weighed.outcome() == WeighOutcome::Known, weighed.inserts()));
+        match update.filter(|_| is_known) {
+            Some(update) if !self.history.has_failed() => {
+                self.acknowledge(lease, &Submitted { update, origin, batch }, None, true, effects);
+            }
+            Some(_) => self.refuse(lease, (batch, origin), Outcome::Unneeded, effects),
+            None if origin.is_step2() && !inserts => self.refuse(lease, (batch, origin), Outcome::Unneeded, effects),
             None => self.refuse(lease, (batch, origin), Outcome::Forbidden, effects),
-            Some(_) if self.history.has_failed() => self.refuse(lease, (batch, origin), Outcome::Unneeded, effects),
-            Some(update) => self.acknowledge(lease, &Submitted { update, origin, batch }, None, true, effects),
         }
     }
 

@@ -7,7 +7,7 @@ use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::{HocuspocusMessage, Scope};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
-use syncline_tests::live::{GrantByToken, Socket, settings, start_with};
+use syncline_tests::live::{GrantByToken, Socket, settings, start_with, typed};
 
 /// Client 1 types "a"; client 2 types "a".
 const EDITS: [[u8; 14]; 2] = [
@@ -82,9 +82,21 @@ async fn reconnecting_reader_is_not_treated_as_a_writer() {
     // The reader is still served.
     assert!(edit_is_saved(&mut writer, &EDITS[1]).await);
     assert_eq!(reader.receive_sync().await, (2, EDITS[1].to_vec()));
-    // It is refused when it does write.
-    reader.sync(SyncMessage::Step2(&[0, 1, 2, 1, 0, 1])).await;
-    assert_eq!(reader.receive_close().await.0, 4403);
+    // A deletion that the reader may have derived itself, which the server does not have. It is not applied.
+    let derived = [0, 1, 2, 1, 0, 1];
+    reader.sync(SyncMessage::Step2(&derived)).await;
+    let third = typed(3, "third");
+    assert!(edit_is_saved(&mut writer, &third).await);
+    assert_eq!(reader.receive_sync().await, (2, third));
+    let mut late = Socket::open(&server, "/doc").await;
+    assert!(!late.join().await.ends_with(&derived[1..]), "it was applied");
+    // It is refused when it does write: a step 2 that inserts, and a deletion that is a change.
+    for write in [SyncMessage::Step2(&typed(4, "fourth")), SyncMessage::Update(&derived)] {
+        let mut reader = Socket::open(&server, "/doc").await;
+        reader.join().await;
+        reader.sync(write).await;
+        assert_eq!(reader.receive_close().await.0, 4403);
+    }
     server.stop().await.unwrap();
 }
 
