@@ -12,9 +12,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use syncline_protocol::update::Id;
 use syncline_protocol::update::json_for_yrs;
 use syncline_protocol::update::raw::{
-    Id, JoinPoint, Parent, RawSection, RawStruct, RawUpdate, write_gc, write_section_header,
+    JoinPoint, Parent, RawSection, RawStruct, RawUpdate, write_gc, write_section_header,
 };
 use syncline_protocol::varint::write_var_uint;
 

@@ -38,8 +38,10 @@ pub mod internals {
     pub use crate::admin::{Running, SOCKET_FILE};
     pub use crate::dialect::{NativeEncoder, YWebsocketEncoder};
     pub use crate::document::core::{Core, CoreLimits, LoadedDocument};
-    pub use crate::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
-    pub use crate::document::frame::{Frame, Message};
+    pub use crate::document::event::{Effect, Event, Origin, SessionEvent};
+    pub use crate::document::frame::Frame;
+    pub use crate::document::message::Message;
+    pub use crate::document::outcome::{Acks, Outcome};
     pub use crate::document::recent_changes::RecentChanges;
     pub use crate::document::{Compaction, DocumentOptions};
     pub use crate::http::fuzzing::operator as fuzz_operator;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::id::Id;
 use super::parse::{ClientRange, StructHeader, StructKind, Visitor, walk_once};
-use super::raw::Id;
 use super::verdict::{RangeCollector, StateClock};
 use super::{ScanError, ScanLimits};
 

@@ -1,8 +1,8 @@
 //! PURE: small v1 updates that a server creates itself: setting a key of a root map, deleting an element.
 
 use super::content::ANY;
+use super::id::Id;
 use super::parse::{HAS_ORIGIN, HAS_PARENT_SUB};
-use super::raw::Id;
 use crate::varint::{write_var_bytes, write_var_uint};
 
 /// Encodes an update that sets a key of a root map. `id`: the new entry; `origin`: the key's last entry; `path`: map and

@@ -11,6 +11,7 @@
 //! content       the content of an item: text, values, types, subdocuments
 //! json          whether a text is JSON, and how deep
 //! client_ids    order and duplicates of client ids
+//! id            the id of an element
 //! raw           structs with all their fields, as encoded
 //! cut           splits one struct into parts
 //! edit          small updates that a server creates itself
@@ -32,6 +33,7 @@ mod cut;
 mod cycles;
 mod dependencies;
 pub mod edit;
+mod id;
 pub(crate) mod json;
 mod merge;
 mod nesting;
@@ -49,6 +51,7 @@ use crate::varint::ReadError;
 pub use cut::Cutter;
 pub use cycles::is_circular;
 pub use dependencies::needs;
+pub use id::Id;
 pub use json::json_for_yrs;
 pub use merge::{Merged, Updates};
 pub use nesting::type_depth;

@@ -5,8 +5,8 @@
 //! The level of every item is resolved without recursion, from a sorted table of the items. Levels outside this update
 //! are not counted.
 
+use super::id::Id;
 use super::parse::{StructHeader, StructKind, Visitor, walk_once};
-use super::raw::Id;
 use super::{ScanError, ScanLimits, Summary};
 
 const UNKNOWN: u32 = u32::MAX;

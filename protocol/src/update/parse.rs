@@ -1,7 +1,7 @@
 //! Parses an update in one pass and reports sections, structs and delete set to a [`Visitor`] implementation.
 
 use super::client_ids::{self, ClientOrder, SortedLists};
-use super::raw::Id;
+use super::id::Id;
 use super::{ScanError, ScanLimits, Summary, check_limit, content};
 use crate::varint::{ReadError, Reader};
 

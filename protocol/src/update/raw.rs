@@ -3,18 +3,10 @@
 use std::ops::Range;
 
 use super::content::{self, ANY, DELETED, EMBED, FORMAT, JSON, MAP, STRING, TYPE, XML_HOOK};
+use super::id::Id;
 use super::parse::{GC, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, SKIP, TAG_BITS};
 use super::{ScanError, parse};
 use crate::varint::{ReadError, Reader, var_uint_len, write_var_bytes, write_var_uint, write_var_uint_at};
-
-/// The id of one element of a document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id {
-    /// The client that created the element.
-    pub client: u64,
-    /// The element's number among the elements of that client.
-    pub clock: u64,
-}
 
 /// The parent type of an item. Encoded only for items without origins; other items have the parent of their origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::StateClock;
-use super::raw::{Id, RawSection, RawUpdate, read_delete_set, write_section_header};
+use super::id::Id;
+use super::raw::{RawSection, RawUpdate, read_delete_set, write_section_header};
 use crate::varint::write_var_uint;
 
 /// Consecutive structs of one client.

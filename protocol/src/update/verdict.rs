@@ -1,7 +1,7 @@
 //! Classifies an update against a document of which only the clocks are known.
 
+use super::id::Id;
 use super::parse::{ClientRange, StructHeader, StructKind, Visitor, walk, walk_once};
-use super::raw::Id;
 use super::{ScanError, ScanLimits, Summary};
 
 /// A state vector, however it is stored.

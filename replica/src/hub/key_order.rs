@@ -7,7 +7,8 @@
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_REGISTER_VALUE_BYTES;
-use syncline_protocol::update::raw::{Id, RawStruct};
+use syncline_protocol::update::Id;
+use syncline_protocol::update::raw::RawStruct;
 
 /// Consecutive writes of one client, each the successor of the one before it.
 #[derive(Debug, Clone)]

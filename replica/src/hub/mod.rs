@@ -16,7 +16,7 @@ mod weighing;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::Id;
+use syncline_protocol::update::Id;
 use syncline_protocol::update::{
     EMPTY_STATE_VECTOR, ScanLimits, StateClock, Structs, is_circular, update_ranges, verdict,
 };

@@ -9,7 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use syncline_protocol::limits::MAX_REGISTERS;
-use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set};
+use syncline_protocol::update::Id;
+use syncline_protocol::update::raw::{Parent, RawSection, RawStruct, RawUpdate, read_delete_set};
 use syncline_protocol::update::{delete_set, edit};
 
 use super::key_order::{CompareBudget, WriteOrder, WriteRun};

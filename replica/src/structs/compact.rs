@@ -1,7 +1,8 @@
 //! PURE: compaction: rewrites the whole document without deleted content, and joins adjacent structs.
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc, write_section_header};
+use syncline_protocol::update::Id;
+use syncline_protocol::update::raw::{Parent, RawSection, RawStruct, write_gc, write_section_header};
 use syncline_protocol::varint::write_var_uint;
 
 use super::StructStore;

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use syncline_protocol::update::raw::{Id, Parent, RawStruct};
+use syncline_protocol::update::Id;
+use syncline_protocol::update::raw::{Parent, RawStruct};
 
 use super::client::ClientStructs;
 

@@ -6,8 +6,9 @@ use syncline_protocol::ids::{DocumentName, Seq};
 
 use super::{HocuspocusEncoder, NativeEncoder, YWebsocketEncoder};
 use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
-use crate::document::event::Outcome;
-use crate::document::frame::{Frame, LARGE_CHANGE_BYTES, LARGE_REPLY_BYTES, Message};
+use crate::document::frame::{Frame, LARGE_CHANGE_BYTES, LARGE_REPLY_BYTES};
+use crate::document::message::Message;
+use crate::document::outcome::Outcome;
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
 

@@ -14,8 +14,9 @@ use super::grants::GrantChange;
 use super::{DialectSession, SessionParts, bad_message};
 use crate::auth::Dialect;
 use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
-use crate::document::event::{Acks, Outcome};
-use crate::document::frame;
+
+use crate::document::message::Message;
+use crate::document::outcome::{Acks, Outcome};
 use crate::ids::LeaseId;
 use crate::outbox::UpdateLength;
 
@@ -113,14 +114,14 @@ impl Encoder for YWebsocketEncoder {
         Acks::Each
     }
 
-    fn encode(&self, message: &frame::Message, _seq: Seq) -> Bytes {
+    fn encode(&self, message: &Message, _seq: Seq) -> Bytes {
         let message = match message {
-            frame::Message::Step1(payload) => YWebsocketMessage::Sync(SyncMessage::Step1(payload)),
-            frame::Message::Step2(payload) => {
+            Message::Step1(payload) => YWebsocketMessage::Sync(SyncMessage::Step1(payload)),
+            Message::Step2(payload) => {
                 return YWebsocketMessage::Sync(SyncMessage::Step2(&payload.to_bytes())).encode().into();
             }
-            frame::Message::Update(payload) => YWebsocketMessage::Sync(SyncMessage::Update(payload)),
-            frame::Message::Awareness(payload) => YWebsocketMessage::Awareness(payload),
+            Message::Update(payload) => YWebsocketMessage::Sync(SyncMessage::Update(payload)),
+            Message::Awareness(payload) => YWebsocketMessage::Awareness(payload),
         };
         message.encode().into()
     }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::update::{Merged, Updates};
 
-use super::frame::{Frame, Message};
+use super::frame::Frame;
+
+use super::message::Message;
 use crate::ids::LeaseId;
 
 /// A change to be sent to readers.

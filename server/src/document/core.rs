@@ -43,8 +43,10 @@ use self::owed_diffs::OwedDiffs;
 use self::registers::RegisterDecisions;
 use self::updates::Submitted;
 use super::awareness::ChangedClient;
-use super::event::{Acks, Effect, Event, Outcome, SessionEvent};
-use super::frame::{Frame, Message};
+use super::event::{Effect, Event, SessionEvent};
+use super::frame::Frame;
+use super::message::Message;
+use super::outcome::{Acks, Outcome};
 use super::recent_changes::RecentChanges;
 use crate::ids::LeaseId;
 

@@ -8,8 +8,8 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
 
-use super::event::{Acks, Outcome};
-use super::frame::Message;
+use super::message::Message;
+use super::outcome::{Acks, Outcome};
 use crate::outbox::UpdateLength;
 
 /// An encoding of messages that is the same for many leases, so a [`super::frame::Frame`] keeps it.

@@ -8,20 +8,8 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_replica::Pieces;
 
 use super::encoder::{Encoder, SharedEncoding};
+use super::message::Message;
 use crate::outbox::AwarenessFrame;
-
-/// A message about a document. Payloads are v1 updates, state vectors and awareness updates.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
-    /// The server's state vector: a request for what the server lacks.
-    Step1(Bytes),
-    /// The reply to a step 1.
-    Step2(Pieces),
-    /// A change.
-    Update(Bytes),
-    /// Awareness states.
-    Awareness(Bytes),
-}
 
 /// Replies of this size or more are not copied: all readers share the payload, which may be the whole
 /// document.

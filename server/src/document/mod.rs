@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! event.rs                 events in, effects out: the contract of the core
+//! message.rs               a message about the document, as neutral data
+//! outcome.rs               what a client is sent about its updates
 //! core.rs                  PURE: the state machine: one door, the order of calls, and what follows the disk
 //! core/updates.rs          PURE: changes: an update is weighed, then entered; a write to a register is decided
 //! core/joining.rs          PURE: readers: replies to step 1 and to a cursor, and the diff for a reader that fell behind
@@ -43,7 +45,9 @@ pub(crate) mod frame;
 pub(crate) mod inbox;
 mod lease_map;
 mod load;
+pub(crate) mod message;
 mod options;
+pub(crate) mod outcome;
 mod readers;
 pub(crate) mod recent_changes;
 mod task;

@@ -18,9 +18,10 @@ use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::coalesce::{Change, CoalescedChanges};
 use super::encoder::{Encoder, OutcomeReply};
-use super::event::{Acks, Outcome};
-use super::frame::{Frame, Message};
+use super::frame::Frame;
 use super::lease_map::LeaseMap;
+use super::message::Message;
+use super::outcome::{Acks, Outcome};
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Position, Pushed};

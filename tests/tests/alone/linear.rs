@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use bytes::Bytes;
+use syncline_protocol::update::Id;
 use syncline_protocol::update::edit::set_key;
-use syncline_protocol::update::raw::Id;
 use syncline_protocol::update::{ScanLimits, scan_update};
 use syncline_protocol::varint::write_var_uint;
 use syncline_replica::{HubDocument, HubLimits};

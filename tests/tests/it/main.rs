@@ -53,6 +53,7 @@ mod replica {
 
 /// Rules for the repository itself.
 mod repository {
+    mod circles;
     mod documents;
     mod licences;
     mod tidy;

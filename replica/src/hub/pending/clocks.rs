@@ -9,7 +9,8 @@ use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 
-use syncline_protocol::update::raw::{Id, RawStruct};
+use syncline_protocol::update::Id;
+use syncline_protocol::update::raw::RawStruct;
 
 /// Approximate memory of a run, and of a client.
 const RUN_BYTES: usize = 40;

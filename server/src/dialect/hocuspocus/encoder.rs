@@ -7,8 +7,9 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::sync::SyncMessage;
 
 use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
-use crate::document::event::{Acks, Outcome};
-use crate::document::frame;
+
+use crate::document::message::Message;
+use crate::document::outcome::{Acks, Outcome};
 use crate::outbox::UpdateLength;
 
 /// Encodes messages with an address. Acknowledges and refuses with a status.
@@ -36,14 +37,14 @@ impl Encoder for HocuspocusEncoder {
         Acks::Counted
     }
 
-    fn encode(&self, message: &frame::Message, _seq: Seq) -> Bytes {
+    fn encode(&self, message: &Message, _seq: Seq) -> Bytes {
         let message = match message {
-            frame::Message::Step1(payload) => HocuspocusMessage::Sync(SyncMessage::Step1(payload)),
-            frame::Message::Step2(payload) => {
+            Message::Step1(payload) => HocuspocusMessage::Sync(SyncMessage::Step1(payload)),
+            Message::Step2(payload) => {
                 return HocuspocusMessage::Sync(SyncMessage::Step2(&payload.to_bytes())).encode(&self.address).into();
             }
-            frame::Message::Update(payload) => HocuspocusMessage::Sync(SyncMessage::Update(payload)),
-            frame::Message::Awareness(payload) => HocuspocusMessage::Awareness(payload),
+            Message::Update(payload) => HocuspocusMessage::Sync(SyncMessage::Update(payload)),
+            Message::Awareness(payload) => HocuspocusMessage::Awareness(payload),
         };
         message.encode(&self.address).into()
     }

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 
-use crate::document::event::{Effect, Outcome};
-use crate::document::frame::{Frame, Message};
+use crate::document::event::Effect;
+
+use crate::document::frame::Frame;
+use crate::document::message::Message;
+use crate::document::outcome::Outcome;
 use crate::ids::LeaseId;
 
 /// Limit on the bytes of waiting acks with their echoes. Above it the document takes no events until the disk

@@ -8,7 +8,8 @@ use syncline_protocol::awareness::AwarenessUpdate;
 
 use crate::document::awareness::{AwarenessStates, ChangedClient};
 use crate::document::event::Effect;
-use crate::document::frame::{Frame, Message};
+use crate::document::frame::Frame;
+use crate::document::message::Message;
 use crate::ids::LeaseId;
 
 /// Encodings of all states below this size are not cached across turns.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::document::frame::{Frame, LARGE_REPLY_BYTES, Message};
+use crate::document::frame::{Frame, LARGE_REPLY_BYTES};
+
+use crate::document::message::Message;
 
 /// Cached replies.
 const MAX_CACHED_DIFFS: usize = 4;

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 
-use crate::document::frame::{Frame, Message};
+use crate::document::frame::Frame;
+
+use crate::document::message::Message;
 use crate::document::recent_changes::RecentChanges;
 
 /// Where a document is in its log.

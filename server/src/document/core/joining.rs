@@ -14,7 +14,8 @@ use syncline_replica::{Known, Pieces};
 
 use super::Core;
 use crate::document::event::Effect;
-use crate::document::frame::{Frame, Message};
+use crate::document::frame::Frame;
+use crate::document::message::Message;
 use crate::ids::LeaseId;
 
 impl Core {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::step2::Step2State;
-use crate::document::event::Acks;
 use crate::document::lease_map::LeaseMap;
+use crate::document::outcome::Acks;
 use crate::ids::LeaseId;
 
 /// Cost of a session that has the document open, without the session itself.

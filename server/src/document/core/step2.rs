@@ -15,7 +15,8 @@ use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::unstored::UnstoredUpdates;
 use super::unsynced::UnsyncedCounter;
-use crate::document::event::{Acks, Origin};
+use crate::document::event::Origin;
+use crate::document::outcome::Acks;
 
 /// The server's newest step 1 to a lease.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -15,8 +15,10 @@ use super::Core;
 use super::acks::AckReply;
 use super::registers::Correction;
 use super::step2::{DueAcks, RefusalReply};
-use crate::document::event::{Effect, Origin, Outcome};
-use crate::document::frame::{Frame, Message};
+use crate::document::event::{Effect, Origin};
+use crate::document::frame::Frame;
+use crate::document::message::Message;
+use crate::document::outcome::Outcome;
 use crate::ids::LeaseId;
 
 /// An update as a session sent it.

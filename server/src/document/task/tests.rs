@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::dialect::{HocuspocusEncoder, YWebsocketEncoder};
 use crate::document::encoder::{OutcomeReply, SharedEncoding};
-use crate::document::event::{Acks, Origin, Outcome};
-use crate::document::frame::Message;
+use crate::document::event::Origin;
 use crate::document::inbox::{Sender, inbox};
+use crate::document::message::Message;
+use crate::document::outcome::{Acks, Outcome};
 use crate::document::usage::{Memory, MemoryLimits};
 use crate::outbox::UpdateLength;
 

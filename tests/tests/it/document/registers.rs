@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Version};
+use syncline_protocol::update::Id;
 use syncline_protocol::update::edit::set_key;
-use syncline_protocol::update::raw::Id;
 use syncline_replica::{HubDocument, REGISTERS, RegisterState, RegisterWrite, Replica};
 use syncline_server::internals::{
     Core, CoreLimits, Effect, Event, LeaseId, LoadedDocument, Origin, RecentChanges, SessionEvent,

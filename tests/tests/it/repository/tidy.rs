@@ -60,7 +60,7 @@ fn root() -> PathBuf {
 }
 
 /// Every Rust source of the workspace, as (path from the root, text).
-fn sources() -> Vec<(String, String)> {
+pub(super) fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for krate in ["protocol", "replica", "log", "heap", "server", "client", "client-sim", "simulation", "tests", "fuzz"]
     {
@@ -84,7 +84,7 @@ fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
 }
 
 /// The code of a file without its tests, which may use anything, and without comments.
-fn code_of(path: &str, text: &str) -> String {
+pub(super) fn code_of(path: &str, text: &str) -> String {
     if path.ends_with("tests.rs") {
         return String::new();
     }
