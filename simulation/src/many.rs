@@ -11,7 +11,7 @@ use crate::{Counts, Failure, run};
 /// The time limit of a plan, which normally takes hundredths of a second.
 const PLAN_LIMIT: Duration = Duration::from_secs(60);
 /// The number of plans between two calls that report the progress.
-const PROGRESS_PLANS: u64 = 5_000;
+const PROGRESS_PLANS: u64 = 2_000;
 
 /// The results of many plans.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub struct Summary {
     pub took: Duration,
 }
 
-/// Runs the plans of these seeds, until `max_failures` have failed. Calls `show` after each 5,000 plans, with the numbers of
+/// Runs the plans of these seeds, until `max_failures` have failed. Calls `show` after each 2,000 plans, with the numbers of
 /// plans run and failed.
 pub fn run_many(seeds: Range<u64>, max_failures: usize, show: impl Fn(u64, usize) + Sync) -> Summary {
     let began = Instant::now();
