@@ -6,7 +6,7 @@
 mod common;
 
 use std::error::Error;
-use std::time::Duration;
+use std::process::ExitCode;
 
 use syncline_client::{Device, DeviceConfig};
 
@@ -54,9 +54,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let url = std::env::args().nth(1).or_else(|| std::env::var("SYNCLINE_URL").ok());
-    let url = url.unwrap_or_else(|| "ws://127.0.0.1:1234".to_owned());
-    let story = tokio::time::timeout(Duration::from_secs(30), run(&url));
-    story.await.map_err(|_| format!("no answer from {url}; is the server running?"))?
+async fn main() -> ExitCode {
+    let url = common::url();
+    common::finish(&url, run(&url)).await
 }

@@ -53,6 +53,16 @@ async fn example_without_server_prints_a_hint() {
 }
 
 #[tokio::test]
+async fn example_with_invalid_address_prints_the_reason() {
+    let output = Command::new(program("shopping_list")).arg("http://127.0.0.1:1").output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && text.starts_with("error: invalid server address http://127.0.0.1:1: "),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn a_shopping_list_has_what_both_wrote() {
     holds("shopping_list").await;
 }

@@ -107,7 +107,10 @@ impl StoreInfo {
         Self::parse(&text).map(Some).ok_or_else(|| {
             open_error(
                 dir,
-                format!("{} is damaged. Restore the whole directory from a copy; nothing was changed", path.display()),
+                format!(
+                    "{} is damaged. {REPAIR_HINT}. Or restore the whole directory from a copy; nothing was changed",
+                    path.display()
+                ),
             )
         })
     }

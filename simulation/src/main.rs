@@ -1,6 +1,6 @@
 //! `syncline-simulation`: runs many plans in parallel, or one plan with a trace of its events.
 
-#![allow(clippy::print_stdout, reason = "a command-line program")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 use std::process::ExitCode;
 
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     if let Some(seed) = args.seed {
         return match syncline_simulation::run(seed, Some(Box::new(|line| println!("{line}")))) {
             Ok(counts) => {
-                println!("seed {seed}: all invariants held. {counts:?}");
+                println!("seed {seed}: all invariants held\n{counts}");
                 ExitCode::SUCCESS
             }
             Err(failure) => {
@@ -39,7 +39,8 @@ fn main() -> ExitCode {
             }
         };
     }
-    let summary = run_many(args.from..args.from + args.plans, args.failures);
+    let show = |plans, failures| eprintln!("{plans} of {} plans, {failures} violated an invariant", args.plans);
+    let summary = run_many(args.from..args.from + args.plans, args.failures, show);
     println!("{summary}");
     if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

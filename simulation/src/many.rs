@@ -10,6 +10,8 @@ use crate::{Counts, Failure, run};
 
 /// The time limit of a plan, which normally takes hundredths of a second.
 const PLAN_LIMIT: Duration = Duration::from_secs(60);
+/// The number of plans between two calls that report the progress.
+const PROGRESS_PLANS: u64 = 2_000;
 
 /// The results of many plans.
 #[derive(Debug, Default)]
@@ -24,8 +26,9 @@ pub struct Summary {
     pub took: Duration,
 }
 
-/// Runs the plans of these seeds, until `max_failures` have failed.
-pub fn run_many(seeds: Range<u64>, max_failures: usize) -> Summary {
+/// Runs the plans of these seeds, until `max_failures` have failed. Calls `show` after each 2,000 plans, with the numbers of
+/// plans run and failed.
+pub fn run_many(seeds: Range<u64>, max_failures: usize, show: impl Fn(u64, usize) + Sync) -> Summary {
     let began = Instant::now();
     let (next, summary) = (AtomicU64::new(seeds.start), Mutex::new(Summary::default()));
     let lock = || summary.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,6 +47,9 @@ pub fn run_many(seeds: Range<u64>, max_failures: usize) -> Summary {
                     match outcome {
                         Ok(counts) => summary.counts.merge(&counts),
                         Err(failure) => summary.failures.push(failure),
+                    }
+                    if summary.plans.is_multiple_of(PROGRESS_PLANS) {
+                        show(summary.plans, summary.failures.len());
                     }
                 }
             });
@@ -78,9 +84,6 @@ impl fmt::Display for Summary {
             self.took.as_secs_f64(),
             self.failures.len()
         )?;
-        for (what, count) in &self.counts.0 {
-            writeln!(f, "{count:>12} {what}")?;
-        }
-        Ok(())
+        write!(f, "{}", self.counts)
     }
 }

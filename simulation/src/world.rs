@@ -5,6 +5,7 @@ mod others;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,12 @@ impl Counts {
     /// Adds the counts of another plan.
     pub fn merge(&mut self, other: &Counts) {
         other.0.iter().for_each(|(what, count)| self.add(what, *count));
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(what, count)| writeln!(f, "{count:>12} {what}"))
     }
 }
 

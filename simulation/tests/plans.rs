@@ -50,7 +50,7 @@ fn random_plans_keep_every_promise() {
         return;
     }
     let plans = number("SYNCLINE_PLANS").unwrap_or(PLANS);
-    let summary = run_many(1..1 + plans, 10);
+    let summary = run_many(1..1 + plans, 10, |_, _| ());
     println!("{summary}");
     assert!(
         summary.failures.is_empty(),

@@ -93,6 +93,10 @@ test('commands that need a stopped server work', async () => {
   await run(printed('cargo run --release -- purge my-document'), { env })
 })
 
+test('the example with access control starts and ends with its input', async () => {
+  assert.match(await run(printed('cargo run --example access -- ada=write ben=read')), /ws:\/\//)
+})
+
 test('the load and benchmark commands work', async () => {
   await run(printed('cargo run --release -p syncline-sim -- load --help'))
   await runFor(RUN_LIMIT_MS, printed('cargo run --release -p syncline-sim -- bench --against floor'))

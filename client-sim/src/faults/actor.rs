@@ -39,9 +39,12 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 /// Longest time for a command: an actor that waits forever would outlive its test.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
+/// The commands, for people; see the top of this file.
+const COMMANDS: &str = "edit KIND ID [DICE], offline, online, state, rebase, discard, saved, traffic, exit";
 
 /// Arguments of `actor`.
 #[derive(clap::Args)]
+#[command(after_help = format!("Commands: {COMMANDS}"))]
 pub(crate) struct ActorArgs {
     /// Directory of the device's store.
     #[arg(long)]
@@ -153,7 +156,7 @@ async fn execute(device: &Device, document: &Document, line: &str) -> Result<Jso
             })
         }
         ["exit"] => json!({ "ok": true }),
-        _ => bail!("{line:?} is not a command"),
+        _ => bail!("{line:?} is not a command; the commands are {COMMANDS}"),
     };
     Ok(answer)
 }

@@ -4,6 +4,7 @@
 //! through one shared buffer; a connection buffers bytes only while a message is incomplete.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -67,6 +68,12 @@ impl Address {
     }
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ws://{}{}", self.host, self.base)
+    }
+}
+
 /// Starts to connect. The number of connections between two addresses is limited by the number of ports, so connections to
 /// the loopback start from a new local address every [`PORTS`] connections.
 fn open(to: SocketAddr, number: usize) -> io::Result<TcpStream> {
@@ -98,7 +105,7 @@ pub(super) enum Event<'a> {
     /// A message, or a piece of a large one.
     Piece(Piece<'a>),
     /// The connection ended without having been cut by this side. Holds the reason.
-    Lost(String),
+    Lost(io::Error),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -185,7 +192,7 @@ impl Hub {
                 }
                 match drain(connection) {
                     Ok(sent) => self.bytes_sent += sent,
-                    Err(error) => connection.lost(&error, &mut |event| on_event(number, event, Instant::now())),
+                    Err(error) => connection.lost(error, &mut |event| on_event(number, event, Instant::now())),
                 }
             }
             if event.is_readable() {
@@ -284,9 +291,9 @@ fn drain(connection: &mut Connection) -> io::Result<u64> {
 }
 
 impl Connection {
-    fn lost(&mut self, why: &io::Error, on_event: &mut impl FnMut(Event<'_>)) {
+    fn lost(&mut self, why: io::Error, on_event: &mut impl FnMut(Event<'_>)) {
         self.state = State::Closed;
-        on_event(Event::Lost(why.to_string()));
+        on_event(Event::Lost(why));
     }
 
     /// Reads everything that has arrived; returns the number of bytes.
@@ -296,13 +303,13 @@ impl Connection {
             match self.stream.read(scratch) {
                 Ok(0) => {
                     let end = io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection");
-                    self.lost(&end, &mut |event| on_event(event, Instant::now()));
+                    self.lost(end, &mut |event| on_event(event, Instant::now()));
                 }
                 Ok(len) => {
                     all += len as u64;
                     let now = Instant::now();
                     if let Err(error) = self.parse(&scratch[..len], &mut |event| on_event(event, now)) {
-                        self.lost(&io::Error::other(format!("{error:#}")), &mut |event| on_event(event, now));
+                        self.lost(io::Error::other(format!("{error:#}")), &mut |event| on_event(event, now));
                     }
                     // The socket is empty: epoll reports the next byte (epoll(7), edge-triggered streams).
                     if len < scratch.len() {
@@ -311,7 +318,7 @@ impl Connection {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => self.lost(&error, &mut |event| on_event(event, Instant::now())),
+                Err(error) => self.lost(error, &mut |event| on_event(event, Instant::now())),
             }
         }
         all

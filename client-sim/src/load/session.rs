@@ -1,5 +1,6 @@
 //! Drives clients over a [`Hub`]: connects them, passes messages between sockets and clients, and emits what arrives.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -137,7 +138,7 @@ impl Sessions {
         timeout: Duration,
         mut on_event: impl FnMut(usize, SessionEvent<'_>, Instant),
     ) -> Result<()> {
-        let Self { hub, all, relay, joined, frames, replies, .. } = self;
+        let Self { hub, all, target, relay, joined, frames, replies, .. } = self;
         let mut failure = None;
         hub.turn(timeout, |number, event, now| {
             let peer = &mut all[number];
@@ -147,7 +148,10 @@ impl Sessions {
                     replies.extend(peer.hello().into_iter().map(|message| (number, message)));
                     Ok(())
                 }
-                Event::Lost(why) => Err(anyhow::anyhow!(why)),
+                Event::Lost(why) if why.kind() == ErrorKind::ConnectionRefused => {
+                    Err(anyhow::anyhow!("{why}; start the server first, or name its address with --url"))
+                }
+                Event::Lost(why) => Err(why.into()),
                 Event::Piece(piece) => {
                     let had_joined = peer.joined();
                     let mut emit = |event: SessionEvent<'_>| {
@@ -163,7 +167,7 @@ impl Sessions {
                 }
             };
             if let Err(error) = result {
-                failure.get_or_insert(error.context(format!("connection {number}")));
+                failure.get_or_insert(error.context(format!("connection {number} to {}", target.address)));
             }
         })?;
         if let Some(failure) = failure {

@@ -202,7 +202,8 @@ impl Document {
         self.ask(move |context| context.core.read(look)).await
     }
 
-    /// Returns the content of the root text named `root`; empty if there is none.
+    /// Reads the content of the root text named `root`; empty if there is none. To edit it, use the handle that
+    /// [`Document::text_at`] returns, as [`Document::list`] and [`Document::map`] do.
     ///
     /// # Errors
     /// [`DeviceError::Closed`] after the device was closed.

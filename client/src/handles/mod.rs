@@ -36,7 +36,7 @@ use crate::document::{Document, EditError};
 use crate::types;
 
 impl Document {
-    /// Returns the collaborative text named `root`.
+    /// Returns the collaborative text named `root`, to edit and read it; [`Document::text`] only reads it.
     pub fn text_at(&self, root: &str) -> Text {
         Text(Root::new(self, root))
     }

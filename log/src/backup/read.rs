@@ -51,7 +51,11 @@ impl Backup {
     pub fn open(dir: &Path) -> Result<Self, BackupError> {
         let manifest = Manifest::read(dir)?.ok_or_else(|| BackupError::Unusable {
             dir: dir.to_owned(),
-            what: format!("it contains no complete backup: {MANIFEST_FILE} is missing"),
+            what: if dir.exists() {
+                format!("it contains no complete backup: {MANIFEST_FILE} is missing")
+            } else {
+                "the directory does not exist; name the directory of a backup".to_owned()
+            },
         })?;
         Ok(Self { dir: dir.to_owned(), manifest })
     }

@@ -2,7 +2,9 @@
 //! variable's value names the variable.
 
 use std::env;
+use std::error::Error as _;
 use std::ffi::OsString;
+use std::num::{IntErrorKind, ParseIntError};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
@@ -17,7 +19,20 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Error
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = without_empty_variables(Cli::command());
     let parsed = command.try_get_matches_from_mut(&arguments).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| name_variable(error, &command, &arguments))
+    parsed.map_err(|error| explain_number(name_variable(error, &command, &arguments), &command))
+}
+
+/// Rewrites an error about a value that is not a number; clap prints the text of the standard library.
+fn explain_number(error: Error, command: &Command) -> Error {
+    let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<ParseIntError>()) else { return error };
+    let why = match cause.kind() {
+        IntErrorKind::PosOverflow => format!("it must be a whole number, at most {}", u64::MAX),
+        _ => "it must be a whole number, 0 or greater".to_owned(),
+    };
+    let text = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let (value, argument) = (text(ContextKind::InvalidValue), text(ContextKind::InvalidArg));
+    let message = format!("invalid value '{value}' for '{argument}': {why}\n\nFor more information, try '--help'.\n");
+    Error::raw(error.kind(), message).with_cmd(command)
 }
 
 /// Whether arguments that could not be parsed ask for log lines in JSON.

@@ -21,8 +21,8 @@ use super::inspect::rfc3339;
 use crate::config::LogFormat;
 use crate::unix_time::now_ms;
 
-/// The filter if RUST_LOG is not set.
-const DEFAULT_FILTER: &str = "info";
+/// The filter if RUST_LOG is not set. Without the engine's lines: the store's errors explain what they are about.
+const DEFAULT_FILTER: &str = "info,sled=off";
 /// Prefixes of log targets that RUST_LOG may name.
 const TARGET_PREFIXES: &[&str] =
     &["syncline", "hyper", "mio", "rustls", "sled", "tokio", "tracing", "tungstenite", "yrs"];
@@ -47,7 +47,7 @@ pub fn start(format: LogFormat) {
         }
     }
     if let Some(problem) = problem {
-        warn!(RUST_LOG = given, "RUST_LOG is ignored: {problem}; logging at level {DEFAULT_FILTER}");
+        warn!(RUST_LOG = given, "RUST_LOG is ignored: {problem}; logging with the filter {DEFAULT_FILTER}");
     }
 }
 
@@ -225,6 +225,7 @@ mod tests {
         let writer = lines.clone();
         let fields = format::debug_fn(write_field);
         let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(DEFAULT_FILTER)
             .with_writer(move || writer.clone())
             .with_ansi(false)
             .without_time()
@@ -256,6 +257,15 @@ mod tests {
     fn line_of_a_library_has_no_source_path() {
         let line = logged(|| info!("log.module_path" = "a::b", "log.line" = 7, documents = 2, "got it"));
         assert_eq!(line, " INFO got it documents=2\n");
+    }
+
+    #[test]
+    fn default_filter_drops_lines_of_the_storage_engine() {
+        let line = logged(|| {
+            error!(target: "sled::pagecache::snapshot", "corrupt snapshot file found");
+            error!("the store failed");
+        });
+        assert_eq!(line, "ERROR the store failed\n");
     }
 
     #[test]

@@ -38,7 +38,7 @@ use syncline_log::{SledStore, StoreError};
         documents are created when they are first opened and stored in ./data. An edit is acknowledged only when it \
         is on disk.",
     after_help = "Every option can also be set by an environment variable (SYNCLINE_LISTEN, SYNCLINE_DATA, …) or in \
-        syncline.toml (listen = \"0.0.0.0:1234\"; limits in the table [limits]).\n\nExamples:\n  \
+        syncline.toml (data = \"/var/lib/syncline/data\"; limits in the table [limits]).\n\nExamples:\n  \
         syncline                                   serve ./data on 127.0.0.1:1234\n  \
         syncline serve --listen 0.0.0.0:8080       listen on every network, without access control\n  \
         syncline inspect my-document               list the stored records of a document\n  \

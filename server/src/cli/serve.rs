@@ -78,7 +78,7 @@ fn warn_if_public(address: SocketAddr) {
         tracing::warn!(
             %address,
             "no access control: anyone who can reach this address can read and write all documents; \
-             listen on 127.0.0.1 behind a proxy that checks access (docs/operating.md, \"Proxy and TLS\")"
+             listen on 127.0.0.1 behind a proxy that decides who may connect (docs/operating.md, \"Proxy and TLS\")"
         );
     }
 }

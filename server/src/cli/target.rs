@@ -1,6 +1,6 @@
 //! Access to a store for commands: through the running server that has it open, or by opening it in this process.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
@@ -43,12 +43,7 @@ impl Target {
 
     /// The store in `data`, of a running server or not. Prints which store it is.
     pub(super) fn open(data: &Path, if_missing: IfMissing, out: &mut impl Write) -> anyhow::Result<Self> {
-        let running = Running::find(data).with_context(|| {
-            format!(
-                "cannot connect to the server that has {} open; run this command as the server's user",
-                data.display()
-            )
-        })?;
+        let running = Running::find(data).map_err(|error| cannot_connect(data, error))?;
         if let Some(running) = running {
             announce(data, " (through the running server)", out)?;
             return Ok(Self::Running(running));
@@ -105,6 +100,19 @@ impl Target {
     }
 }
 
+/// Explains why it is not known whether a server has the store open.
+fn cannot_connect(data: &Path, error: io::Error) -> anyhow::Error {
+    let data = data.display();
+    let what = match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "no access to the store in {data}: its directory, or the socket of its server, belongs to another user; \
+             run this command as that user"
+        ),
+        _ => format!("cannot connect to the server that has {data} open"),
+    };
+    anyhow::Error::new(error).context(what)
+}
+
 fn import_stopped(
     store: &SledStore,
     document: &DocumentName,
@@ -125,4 +133,18 @@ fn import_stopped(
     let append = Step::Append { document: document.clone(), epoch, records: vec![record] };
     store.commit(&[append]).context("the outcome is unknown; run `syncline inspect` to check")?;
     Ok(Imported::Changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::text_of;
+
+    #[test]
+    fn denied_socket_is_explained_without_claiming_a_server() {
+        let text = text_of(&cannot_connect(Path::new("/var/data"), io::ErrorKind::PermissionDenied.into()));
+        assert!(text.starts_with("no access to the store in /var/data: ") && text.contains("another user"), "{text}");
+        let text = text_of(&cannot_connect(Path::new("/var/data"), io::ErrorKind::TimedOut.into()));
+        assert!(text.starts_with("cannot connect to the server that has /var/data open: "), "{text}");
+    }
 }

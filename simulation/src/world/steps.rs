@@ -138,7 +138,9 @@ impl World {
             let frame = match received {
                 Received::Frame(frame) => frame,
                 Received::End(code) => {
-                    self.trace_line(|_| format!("the connection of client {client} ends, code {code:?}"));
+                    let with_code =
+                        code.map_or_else(|| "without a code".to_owned(), |code| format!("with code {code}"));
+                    self.trace_line(|_| format!("the connection of client {client} ends {with_code}"));
                     self.counts.add("connections ended by the server", 1);
                     self.connection_ended(client, code)?;
                     return self.disconnect(client);

@@ -37,6 +37,7 @@ mod formats {
 mod operator {
     mod backup;
     mod backup_pace;
+    mod errors;
     mod repair;
     mod requests;
 }

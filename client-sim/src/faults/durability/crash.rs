@@ -3,6 +3,7 @@
 //! document must load; also after authors have sent unacknowledged edits again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -56,6 +57,20 @@ enum Crash {
     InStop(Duration, Point),
     /// A backup after the duration, and an abort at the failpoint during the backup.
     InBackup(Duration, Point),
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(after) => write!(f, "signal 9 after {} ms", after.as_millis()),
+            Self::At(point, passage) => write!(f, "abort at {point}, passage {passage}"),
+            Self::InRecovery(after, point) => {
+                write!(f, "signal 9 after {} ms, then abort at {point} during the start", after.as_millis())
+            }
+            Self::InStop(after, point) => write!(f, "stop after {} ms, abort at {point}", after.as_millis()),
+            Self::InBackup(after, point) => write!(f, "backup after {} ms, abort at {point}", after.as_millis()),
+        }
+    }
 }
 
 impl Crash {
@@ -129,9 +144,9 @@ pub(crate) async fn run(args: CrashArgs) -> Result<bool> {
     let mut out = std::io::stdout();
     for round in 0..rounds {
         let crash = Crash::draw(round, &mut run.rng);
-        run.round(round, crash).await.with_context(|| format!("round {round}, {crash:?}"))?;
+        run.round(round, crash).await.with_context(|| format!("round {round}, {crash}"))?;
         if !run.report.complaints.is_empty() {
-            writeln!(out, "round {round}, {crash:?}")?;
+            writeln!(out, "round {round}, {crash}")?;
             break;
         }
     }

@@ -4,7 +4,7 @@
 mod read;
 mod slow;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,12 @@ enum Fault {
     Slow,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("no fault is hidden").get_name())
+    }
+}
+
 /// Arguments of `disk-fault`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DiskFaultArgs {
@@ -75,7 +81,7 @@ pub(crate) async fn run(args: DiskFaultArgs) -> Result<bool> {
     let mut passed = true;
     for fault in faults {
         if let Some(why) = unsupported(fault).await {
-            writeln!(out, "SKIPPED: disk-fault {fault:?}: {why}")?;
+            writeln!(out, "SKIPPED: disk-fault {fault}: {why}")?;
             continue;
         }
         let mut trial = Trial::new(&args, fault)?;
@@ -84,8 +90,8 @@ pub(crate) async fn run(args: DiskFaultArgs) -> Result<bool> {
             Fault::Read => trial.failing_read().await,
             Fault::Full | Fault::Write | Fault::Sync => trial.failing_write().await,
         };
-        match result.with_context(|| format!("disk-fault {fault:?}")) {
-            Ok(()) => writeln!(out, "disk-fault {fault:?}: {}", trial.summary)?,
+        match result.with_context(|| format!("disk-fault {fault}")) {
+            Ok(()) => writeln!(out, "disk-fault {fault}: {}", trial.summary)?,
             Err(error) => {
                 passed = false;
                 writeln!(out, "FAILED: {error:#}\n{}\n{}", trial.summary, trial.server.log())?;

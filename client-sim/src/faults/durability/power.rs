@@ -1,6 +1,7 @@
 //! `syncline-sim power-cut`: the power of the server's file system is cut while authors of every dialect edit; unsynced data
 //! is lost. Every edit acknowledged before the cut must be present, and every document must load.
 
+use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -45,6 +46,12 @@ enum Mode {
     Compaction,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("no mode is hidden").get_name())
+    }
+}
+
 /// Arguments of `power-cut`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PowerCutArgs {
@@ -76,7 +83,7 @@ pub(crate) async fn run(args: PowerCutArgs) -> Result<bool> {
         let mut bad = 0;
         for trial in 0..args.trials {
             let before = trials.report.complaints.len();
-            trials.trial(trial).await.with_context(|| format!("{mode:?}, trial {trial}"))?;
+            trials.trial(trial).await.with_context(|| format!("{mode}, trial {trial}"))?;
             bad += u32::from(trials.report.complaints.len() > before);
             if trials.report.complaints.len() > before {
                 if !args.count {
@@ -92,7 +99,7 @@ pub(crate) async fn run(args: PowerCutArgs) -> Result<bool> {
         let (done, halted) = (trials.done, trials.halted);
         writeln!(
             out,
-            "power-cut, {mode:?}, seed {}: {done} cuts in {seconds:.0} s, {halted} of them at a halt, {bad} bad; {}",
+            "power-cut, {mode}, seed {}: {done} cuts in {seconds:.0} s, {halted} of them at a halt, {bad} bad; {}",
             args.fleet.seed, trials.report
         )?;
         for complaint in trials.report.complaints.iter().take(20) {

@@ -49,12 +49,14 @@ impl Trial {
                 "{}: no edit reached its reader before the disk had it",
                 dialect.name()
             );
-            let slowest = timings.iter().map(|timing| timing.delivered).max();
-            let fastest = timings.iter().map(|timing| timing.acked).min();
+            let slowest = timings.iter().map(|timing| timing.delivered).max().unwrap_or_default();
+            let fastest = timings.iter().map(|timing| timing.acked).min().unwrap_or_default();
             write!(
                 self.summary,
-                "{}: delivered within {slowest:.1?}, acknowledged after at least {fastest:.1?}; ",
-                dialect.name()
+                "{}: delivered within {:.1} ms, acknowledged after at least {:.1} ms; ",
+                dialect.name(),
+                slowest.as_secs_f64() * 1000.0,
+                fastest.as_secs_f64() * 1000.0
             )?;
         }
         fault.remove(true).await?;
