@@ -45,8 +45,8 @@ pub(super) struct RateLimiter {
     ticks: AtomicU64,
     /// The current message is being dropped; none of it is stored.
     is_skipping: AtomicBool,
-    /// Bytes of a dropped message were received since the timers last checked.
-    has_skipped: AtomicBool,
+    /// Bytes were received, or a message was handled, since the timers last checked.
+    has_received: AtomicBool,
 }
 
 impl RateLimiter {
@@ -68,7 +68,7 @@ impl RateLimiter {
             reserved: AtomicUsize::new(0),
             ticks: AtomicU64::new(0),
             is_skipping: AtomicBool::new(false),
-            has_skipped: AtomicBool::new(false),
+            has_received: AtomicBool::new(false),
         }
     }
 
@@ -80,9 +80,15 @@ impl RateLimiter {
         self.release();
     }
 
-    /// True if bytes of a dropped message were received since the last call: the client is alive.
-    pub(super) fn take_skipped(&self) -> bool {
-        self.has_skipped.swap(false, Ordering::Relaxed)
+    /// True if the client has shown since the last call that it is alive. Any byte does: what a client sends while it
+    /// uploads a long message, such as pongs, waits behind that message.
+    pub(super) fn take_has_received(&self) -> bool {
+        self.has_received.swap(false, Ordering::Relaxed)
+    }
+
+    /// A message was handled, possibly long after it was received.
+    pub(super) fn note_handled(&self) {
+        self.has_received.store(true, Ordering::Relaxed);
     }
 
     /// A message is complete and was dropped or handled: releases its reserved bytes.
@@ -126,8 +132,9 @@ impl RateLimiter {
     /// Counts bytes that were read.
     fn read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.has_received.store(true, Ordering::Relaxed);
         if self.is_skipping.load(Ordering::Relaxed) {
-            return self.has_skipped.store(true, Ordering::Relaxed);
+            return;
         }
         self.reserve(self.partial.fetch_add(bytes, Ordering::Relaxed) + bytes);
     }
