@@ -5,7 +5,7 @@
 //! | connections in total, per address, per user | the session is closed (the document, if its native token names the user) | 4529 |
 //! | sockets that have not sent a first message | the oldest is cut for a new one | - |
 //! | messages and bytes a second, per connection, address, user | reading pauses; beyond [`MAX_PAUSE`] the session is closed | 4529 |
-//! | bytes of messages that are incomplete or not yet handled, in total | the session that exceeds the limit is closed | 4529 |
+//! | bytes of messages that are incomplete or not yet handled, in total | the session whose incomplete message is largest and longest without growth is closed | 4529 |
 //! | bytes of messages before their token: counted above, and 64 KiB per session | the message is dropped | - |
 //! | open documents per connection | the document is refused | 4529 |
 //! | bytes and clients of a document | updates that would make it grow are refused, readers stay connected | 4414 |
@@ -20,6 +20,7 @@
 
 mod admission;
 mod machine;
+mod partial_memory;
 mod quota;
 mod session_users;
 

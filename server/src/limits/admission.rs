@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use syncline_protocol::close::Close;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::partial_memory::PartialMemory;
 use super::quota::Quotas;
 use super::{Limits, MAX_PAUSE, Rate};
 use crate::ids::UserId;
@@ -79,8 +79,7 @@ pub struct Gate {
     limits: Limits,
     metrics: Arc<Metrics>,
     state: Mutex<GateState>,
-    /// Bytes reserved for incomplete messages, of all sessions.
-    partial_bytes: AtomicUsize,
+    partial_memory: PartialMemory,
     /// Counts documents opened by all sessions.
     opens: Meter,
 }
@@ -108,7 +107,8 @@ impl Gate {
     /// A gate without connections.
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         let opens = Meter::of_messages(limits.opens_per_second_in_all);
-        Arc::new(Self { limits, metrics, state: Mutex::default(), partial_bytes: AtomicUsize::new(0), opens })
+        let partial_memory = PartialMemory::new(limits.partial_bytes);
+        Arc::new(Self { limits, metrics, state: Mutex::default(), partial_memory, opens })
     }
 
     /// Counts an opened document, also in `own`, the session's meter. Returns how long the session must wait. A
@@ -200,15 +200,9 @@ impl Gate {
         self.lock().unfinished.len()
     }
 
-    /// Reserves `bytes` for an incomplete message. False if all sessions together now exceed the limit; the
-    /// bytes stay reserved until they are released.
-    pub fn reserve(&self, bytes: usize) -> bool {
-        self.partial_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limits.partial_bytes
-    }
-
-    /// Releases bytes taken by [`Gate::reserve`].
-    pub fn release(&self, bytes: usize) {
-        self.partial_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Memory of the incomplete messages of all sessions.
+    pub(crate) fn partial_memory(&self) -> &PartialMemory {
+        &self.partial_memory
     }
 
     fn lock(&self) -> MutexGuard<'_, GateState> {

@@ -75,7 +75,8 @@ pub struct SessionLimits {
     pub authentication: Duration,
     /// A session that sends nothing for this long, not even a pong, is closed.
     pub silence: Duration,
-    /// How long a message may take from its first byte to its last, at the slowest allowed rate (`rate_limit.rs`).
+    /// How long a message may take from its first byte to its last, at the slowest allowed rate, and how long no
+    /// byte of it may arrive (`rate_limit.rs`).
     pub message_time: Duration,
     /// Interval of the session's timers, from which pings and heartbeats follow (`timers.rs`).
     pub tick: Duration,
@@ -173,7 +174,7 @@ pub fn run<S: Socket>(
     }
     let refused_user = if seats.is_err() { user } else { None };
     let seats = seats.ok();
-    let limiter = RateLimiter::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
+    let limiter = RateLimiter::new(id, &context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
     async move {
         let _entry = context.stop.enter(id, &outbox);
         // Moved into the future to be released at the end.
@@ -296,8 +297,9 @@ async fn drive(
         Err(Ok(_)) | Ok(ReadEnd::Refused(_)) => Some(reader.identity()),
         _ => None,
     };
-    // Everything received so far is already with the documents.
+    // Everything received so far is already with the documents, except an incomplete message.
     reader.leave();
+    frames.skip();
     let ended = |written| match (written, identity) {
         (Ok(close), Some(identity)) => SessionEnd::Closed(close, identity),
         _ => SessionEnd::Broken,

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Context;
+use crate::ids::SessionId;
 use crate::limits::{MAX_PAUSE, Meter, Seat, SessionUsers};
 use crate::outbox::Outbox;
 
@@ -29,6 +30,7 @@ const CONTROL_HEAD: usize = 6;
 
 /// Rate and unfinished message of one connection. Shared by the socket's wrapper, the reader and the timers.
 pub(super) struct RateLimiter {
+    session: SessionId,
     meter: Meter,
     address_meter: Option<Arc<Meter>>,
     users: Arc<SessionUsers>,
@@ -43,20 +45,25 @@ pub(super) struct RateLimiter {
     reserved: AtomicUsize,
     /// Timer ticks since the end of the last message.
     ticks: AtomicU64,
+    /// `partial` when the timers last found that it had grown, and `ticks` then.
+    grown_to: AtomicUsize,
+    grown_at_tick: AtomicU64,
     /// The current message is being dropped; none of it is stored.
     is_skipping: AtomicBool,
-    /// Bytes of a dropped message were received since the timers last checked.
-    has_skipped: AtomicBool,
+    /// Bytes were received, or a message was handled, since the timers last checked.
+    has_received: AtomicBool,
 }
 
 impl RateLimiter {
     pub(super) fn new(
+        session: SessionId,
         context: &Arc<Context>,
         seat: Option<&Seat>,
         users: &Arc<SessionUsers>,
         outbox: &Arc<Outbox>,
     ) -> Self {
         Self {
+            session,
             meter: Meter::new(context.services.gate.limits().rate),
             address_meter: seat.map(|seat| Arc::clone(seat.address_meter())),
             users: Arc::clone(users),
@@ -67,22 +74,29 @@ impl RateLimiter {
             partial: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             ticks: AtomicU64::new(0),
+            grown_to: AtomicUsize::new(0),
+            grown_at_tick: AtomicU64::new(0),
             is_skipping: AtomicBool::new(false),
-            has_skipped: AtomicBool::new(false),
+            has_received: AtomicBool::new(false),
         }
     }
 
     /// The current message is dropped as it arrives: from now on its bytes count towards the rate only.
     pub(super) fn skip(&self) {
         self.is_skipping.store(true, Ordering::Relaxed);
-        self.partial.store(0, Ordering::Relaxed);
-        self.ticks.store(0, Ordering::Relaxed);
+        self.begin_message();
         self.release();
     }
 
-    /// True if bytes of a dropped message were received since the last call: the client is alive.
-    pub(super) fn take_skipped(&self) -> bool {
-        self.has_skipped.swap(false, Ordering::Relaxed)
+    /// True if the client has shown since the last call that it is alive. Any byte does: what a client sends while it
+    /// uploads a long message, such as pongs, waits behind that message.
+    pub(super) fn take_has_received(&self) -> bool {
+        self.has_received.swap(false, Ordering::Relaxed)
+    }
+
+    /// A message was handled, possibly long after it was received.
+    pub(super) fn note_handled(&self) {
+        self.has_received.store(true, Ordering::Relaxed);
     }
 
     /// A message is complete and was dropped or handled: releases its reserved bytes.
@@ -95,29 +109,47 @@ impl RateLimiter {
     pub(super) fn complete_message(&self) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         self.is_skipping.store(false, Ordering::Relaxed);
+        self.begin_message();
+        if self.reserved.load(Ordering::Relaxed) > 0 {
+            self.context.services.gate.partial_memory().complete_message(self.session);
+        }
+    }
+
+    /// The next message may begin.
+    fn begin_message(&self) {
         self.partial.store(0, Ordering::Relaxed);
         self.ticks.store(0, Ordering::Relaxed);
+        self.grown_to.store(0, Ordering::Relaxed);
+        self.grown_at_tick.store(0, Ordering::Relaxed);
     }
 
     /// A control frame was received, possibly in the middle of a message.
     pub(super) fn control_frame(&self, payload_bytes: usize) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         let partial = self.partial.load(Ordering::Relaxed).saturating_sub(CONTROL_HEAD + payload_bytes);
-        self.partial.store(partial, Ordering::Relaxed);
         if partial == 0 {
-            self.ticks.store(0, Ordering::Relaxed);
+            self.begin_message();
+        } else {
+            self.partial.store(partial, Ordering::Relaxed);
         }
     }
 
-    /// Called at every tick of the timers: closes a session whose message takes too long.
+    /// Called at every tick of the timers: closes a session whose message takes too long, or of which no byte arrives.
     pub(super) fn tick(&self) {
-        let partial = self.partial.load(Ordering::Relaxed) as u64;
+        let partial = self.partial.load(Ordering::Relaxed);
         if partial == 0 {
             return;
         }
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-        let allowed = self.context.limits.message_time + Duration::from_secs(partial / SLOWEST_BYTES_PER_SECOND);
-        if self.context.limits.tick.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > allowed {
+        // Compared with the maximum so far: a control frame of which a part has arrived is counted until it is complete.
+        if self.grown_to.fetch_max(partial, Ordering::Relaxed) < partial {
+            self.grown_at_tick.store(ticks, Ordering::Relaxed);
+        }
+        let time = |ticks| self.context.limits.tick.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+        let message_time = self.context.limits.message_time;
+        let allowed = message_time + Duration::from_secs(partial as u64 / SLOWEST_BYTES_PER_SECOND);
+        let idle_ticks = ticks - self.grown_at_tick.load(Ordering::Relaxed);
+        if time(ticks) > allowed || time(idle_ticks) > message_time {
             self.context.services.gate.metrics().partial_refused.inc();
             self.outbox.close(Close::TimedOut);
         }
@@ -126,8 +158,9 @@ impl RateLimiter {
     /// Counts bytes that were read.
     fn read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.has_received.store(true, Ordering::Relaxed);
         if self.is_skipping.load(Ordering::Relaxed) {
-            return self.has_skipped.store(true, Ordering::Relaxed);
+            return;
         }
         self.reserve(self.partial.fetch_add(bytes, Ordering::Relaxed) + bytes);
     }
@@ -160,20 +193,15 @@ impl RateLimiter {
         }
         let more = partial.next_multiple_of(PARTIAL_STEP) - reserved;
         self.reserved.store(reserved + more, Ordering::Relaxed);
-        if !self.context.services.gate.reserve(more) {
-            // Released immediately, or the next reservation would exceed the limit, too.
-            self.release();
-            self.context.services.gate.metrics().partial_refused.inc();
-            let reason = "memory limit for unfinished messages on this server reached; try again later";
-            self.outbox.close(Close::TooMany(reason.into()));
-        }
+        let gate = &self.context.services.gate;
+        let closed = gate.partial_memory().grow_message(self.session, more, &self.outbox);
+        gate.metrics().partial_refused.inc_by(closed);
     }
 
     /// Releases all reserved bytes.
     pub(super) fn release(&self) {
-        let reserved = self.reserved.swap(0, Ordering::Relaxed);
-        if reserved > 0 {
-            self.context.services.gate.release(reserved);
+        if self.reserved.swap(0, Ordering::Relaxed) > 0 {
+            self.context.services.gate.partial_memory().release_message(self.session);
         }
     }
 }

@@ -167,12 +167,7 @@ impl<'a> SessionReader<'a> {
 
     /// Records that a message is being skipped, or was.
     fn note_skipped(&self, frames: &Frames<impl AsyncRead + Unpin>) {
-        if frames.is_skipping() {
-            self.limiter.skip()
-        } else {
-            self.limiter.finish_message()
-        }
-        self.liveness.has_received.store(true, Ordering::Relaxed);
+        if frames.is_skipping() { self.limiter.skip() } else { self.limiter.finish_message() }
     }
 
     async fn handle_message(&mut self, frame: Bytes) -> Result<(), Close> {
@@ -184,7 +179,7 @@ impl<'a> SessionReader<'a> {
             self.last = Bytes::copy_from_slice(&frame[..frame.len().min(MAX_ADDRESS_BYTES + 8)]);
             return Err(close);
         }
-        self.liveness.has_received.store(true, Ordering::Relaxed);
+        self.limiter.note_handled();
         Ok(())
     }
 
@@ -196,7 +191,6 @@ impl<'a> SessionReader<'a> {
             return Ok(());
         }
         *self.unfinished = None;
-        self.liveness.has_received.store(true, Ordering::Relaxed);
         Ok(echo::text(self.outbox, text)?)
     }
 
@@ -217,7 +211,6 @@ impl<'a> SessionReader<'a> {
                 }
             }
         }
-        self.liveness.has_received.store(true, Ordering::Relaxed);
         Ok(())
     }
 

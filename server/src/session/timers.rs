@@ -29,8 +29,6 @@ const SLOW_BYTES_PER_TICK: u64 = 256 * 1024;
 /// What the reader knows about its client.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
-    /// Set by the reader at every frame, cleared by the timers.
-    pub(super) has_received: AtomicBool,
     /// Message for a client that receives nothing else. Set once the dialect is known.
     pub(super) heartbeat: OnceLock<Bytes>,
     /// Set by the reader for a dialect with tokens, cleared by the timers when the time limit for the first
@@ -152,13 +150,10 @@ impl<'a> Timers<'a> {
         outbox.is_blocked() && written < SLOW_BYTES_PER_TICK && outbox.exceeds_scarce_limit()
     }
 
-    /// Closes the session if the client has been silent for too long. Before the dialect is known, pings do
-    /// not count.
+    /// Closes the session if the client has been silent for too long. Before the dialect is known, nothing
+    /// counts.
     fn check_silence(&mut self, now: Instant, outbox: &Outbox) {
-        let has_skipped = self.limiter.take_skipped();
-        if (self.liveness.has_received.swap(false, Ordering::Relaxed) || has_skipped)
-            && self.liveness.heartbeat.get().is_some()
-        {
+        if self.limiter.take_has_received() && self.liveness.heartbeat.get().is_some() {
             self.last_received = now;
         }
         if now >= self.auth_deadline() && self.liveness.must_authenticate.swap(false, Ordering::Relaxed) {

@@ -37,8 +37,7 @@ impl EarlyMessages {
         if self.messages.len() >= MAX_MESSAGES || self.bytes + bytes > MAX_BYTES {
             return false;
         }
-        if !self.gate.reserve(bytes) {
-            self.gate.release(bytes);
+        if !self.gate.partial_memory().reserve(bytes) {
             return false;
         }
         self.bytes += bytes;
@@ -65,14 +64,14 @@ impl EarlyMessages {
 
     fn charge_again(&mut self) {
         let bytes = self.messages.iter().map(|(address, frame)| cost(address, frame)).sum();
-        self.gate.release(self.bytes - bytes);
+        self.gate.partial_memory().release(self.bytes - bytes);
         self.bytes = bytes;
     }
 }
 
 impl Drop for EarlyMessages {
     fn drop(&mut self) {
-        self.gate.release(self.bytes);
+        self.gate.partial_memory().release(self.bytes);
     }
 }
 
@@ -107,6 +106,6 @@ mod tests {
         assert_eq!(early.addresses(), ["b", "c"]);
         let gate = Arc::clone(&early.gate);
         drop(early);
-        assert!(gate.reserve(3_000), "nothing may stay reserved");
+        assert!(gate.partial_memory().reserve(3_000), "nothing may stay reserved");
     }
 }

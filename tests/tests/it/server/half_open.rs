@@ -1,5 +1,5 @@
 //! A peer that vanishes without FIN, reset or pong. The server detects it within a configured time and removes
-//! its leases and its awareness; a peer that only answers pings stays connected.
+//! its leases and its awareness; a peer that only answers pings, or is in the middle of a long message, stays connected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use syncline_server::auth::OpenToAll;
 use syncline_server::config::Config;
 use syncline_tests::live::{Incoming, Socket, settings, start_with, typed};
 use syncline_tests::proxy::Proxy;
+use syncline_tests::raw_websocket::{BINARY, Frame, RawSocket, Received, message_of};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Time limit of every wait in a test; only a failing test reaches it.
@@ -152,5 +153,46 @@ async fn vanished_peer_under_traffic_is_detected_by_the_write_stall() {
     until("its session has ended", || server.gate().sessions() == 1).await;
     assert_eq!(server.metrics().vanished.get(), 1);
     drop(vanishing);
+    server.stop().await.unwrap();
+}
+
+/// Announces a y-websocket client and then sends the first part of `message`, in one frame: what the client would send
+/// meanwhile, such as pongs, waits behind the rest.
+async fn begin(server: &Server, message: &[u8], part: usize) -> (RawSocket, Vec<u8>) {
+    let mut socket = RawSocket::open(server.address(), "/upload").await;
+    socket.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+    let mut bytes = Frame::new(BINARY, message).encode();
+    let rest = bytes.split_off(part);
+    socket.write(&bytes).await;
+    (socket, rest)
+}
+
+#[tokio::test]
+async fn message_that_arrives_for_longer_than_the_silence_limit_is_accepted() {
+    let server = server(|_| {}).await;
+    let message = message_of(10, 100_000);
+    let (mut socket, rest) = begin(&server, &message, 10_000).await;
+    for piece in rest.chunks(3_000) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        socket.write(piece).await;
+    }
+    loop {
+        match socket.receive().await {
+            Received::Frame { payload, .. } if payload == message => break,
+            Received::Frame { .. } => {}
+            end => panic!("the upload was interrupted: {end:?}"),
+        }
+    }
+    assert_eq!(server.metrics().vanished.get(), 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn peer_that_vanishes_within_a_message_is_detected() {
+    let server = server(|_| {}).await;
+    let (mut socket, _) = begin(&server, &message_of(10, 100_000), 50_000).await;
+    let closed = socket.receive_close().await;
+    assert!(matches!(closed, Received::Close { code: Some(4504), .. }), "{closed:?}");
+    assert_eq!(server.metrics().vanished.get(), 1);
     server.stop().await.unwrap();
 }

@@ -11,7 +11,7 @@ use syncline_server::auth::OpenToAll;
 use syncline_server::config::{Config, Limits};
 use syncline_tests::PATIENCE;
 use syncline_tests::live::{Socket, settings, start_with, typed};
-use syncline_tests::raw_websocket::{BINARY, CONTINUATION, Frame, PONG, RawSocket, Received, message_of};
+use syncline_tests::raw_websocket::{BINARY, CONTINUATION, Frame, PING, PONG, RawSocket, Received, message_of};
 
 async fn server_with(change: impl FnOnce(&mut Config)) -> Server {
     let mut config = settings();
@@ -172,6 +172,73 @@ async fn endless_message_closes_its_session() {
     assert_eq!(server.metrics().partial_refused.get(), 1);
     // A client that was silent for as long is not affected.
     assert_echoed(&mut healthy, 10).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn message_without_new_bytes_closes_its_session_despite_pings() {
+    let server = server_with(|config| {
+        config.session.tick = Duration::from_millis(20);
+        config.session.message_time = Duration::from_millis(400);
+    })
+    .await;
+    let mut stopped = RawSocket::open(server.address(), "/doc").await;
+    stopped.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+    // So many bytes extend the time limit of the message by four minutes.
+    stopped.send(Frame::new(BINARY, &message_of(10, 1_100_000)[..1_000_000]).open()).await;
+    // Pings arrive in two parts, with a timer tick between them.
+    let ping = Frame::new(PING, "alive").encode();
+    let send = async {
+        for part in ping.chunks(6).cycle() {
+            stopped.write(part).await;
+            if let Ok(received) = tokio::time::timeout(Duration::from_millis(30), stopped.receive_close()).await {
+                return received;
+            }
+        }
+        unreachable!("pings are sent until the session ends")
+    };
+    let closed = tokio::time::timeout(PATIENCE, send).await.expect("its session ends");
+    assert!(matches!(closed, Received::Close { code: Some(4504), .. }), "{closed:?}");
+    assert_eq!(server.metrics().partial_refused.get(), 1);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn stalled_messages_are_cut_for_one_that_arrives() {
+    let server = limited(|limits| limits.partial_bytes = 1_300_000).await;
+    let mut stalled = Vec::new();
+    for number in 0..3 {
+        let mut socket = RawSocket::open(server.address(), "/doc").await;
+        let beginning = Frame::new(BINARY, &message_of(100 + number, 400_000)[..380_000]).open();
+        for frame in [Frame::new(BINARY, [0, 0, 1, 0]), beginning] {
+            socket.send(frame).await;
+            // Answered when everything before it was read.
+            socket.send(Frame::new(PING, "read")).await;
+            while !matches!(socket.receive().await, Received::Frame { opcode: PONG, .. }) {}
+        }
+        stalled.push(socket);
+    }
+    assert_eq!(server.metrics().partial_refused.get(), 0, "three messages fit");
+    let mut uploading = RawSocket::open(server.address(), "/doc").await;
+    uploading.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+    let message = message_of(10, 800_000);
+    for piece in Frame::new(BINARY, message.clone()).encode().chunks(40_000) {
+        uploading.write(piece).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    loop {
+        match uploading.receive().await {
+            Received::Frame { payload, .. } if payload == message => break,
+            Received::Frame { .. } => {}
+            end => panic!("the upload was interrupted: {end:?}"),
+        }
+    }
+    // Two had to make room; the third may stay.
+    assert_eq!(server.metrics().partial_refused.get(), 2);
+    for mut socket in stalled.into_iter().take(2) {
+        let closed = socket.receive_close().await;
+        assert!(matches!(closed, Received::Close { code: Some(4529), .. }), "{closed:?}");
+    }
     server.stop().await.unwrap();
 }
 
