@@ -47,6 +47,18 @@ impl ClientClocks {
         }
     }
 
+    /// True if `other` has everything that these clocks have, and more.
+    pub(super) fn are_behind(&self, other: &Self) -> bool {
+        other.have_all_of(self) && !self.have_all_of(other)
+    }
+
+    fn have_all_of(&self, other: &Self) -> bool {
+        match other {
+            Self::Entries(entries) => entries.iter().all(|&(author, clock)| self.clock(author) >= clock),
+            Self::TooMany => false,
+        }
+    }
+
     /// Memory of the entries, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match self {

@@ -17,6 +17,8 @@
 //!   too early, a missing one only too late.
 //! - If there are too many clocks to keep (`client_clocks.rs`), updates with structs get no status before the step 2 arrives.
 //!   The number is then too high until the next step 1 if one of them was made after the step 1.
+//! - A step 1 that is behind the one before it, in the same round, is older: a provider that opened the document
+//!   before it was connected sends it with its queue. It does not begin a round.
 //! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on
 //!   disk.
 //! - A further step 2, sent only because the server asked again, gets no status of its own.
@@ -80,6 +82,13 @@ impl UnsyncedCounter {
     /// The client has sent a step 1. `room_bytes`: memory that its clocks may take.
     pub(super) fn step1(&mut self, state_vector: &[u8], room_bytes: usize) {
         let client_clocks = ClientClocks::read(state_vector, room_bytes);
+        if let Some(syncing) = &mut self.syncing
+            && client_clocks.are_behind(&syncing.client_clocks)
+        {
+            // The changes behind it in the queue were made before the newer step 1, too.
+            syncing.was_queued = true;
+            return;
+        }
         self.round += 1;
         self.syncing = Some(SyncRound { was_queued: true, client_clocks, counted: 0, live: 0 });
         self.owed = 0;
@@ -200,6 +209,33 @@ mod tests {
         unsynced.step1(&[1, 1, 1], usize::MAX);
         (0..50).for_each(|_| _ = unsynced.store(&delete, Origin::Change));
         assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 1);
+    }
+
+    #[test]
+    fn older_step_1_does_not_begin_a_round() {
+        let updates = typed(1, 5);
+        let delete = [0, 1, 1, 1, 0, 1];
+        let mut unsynced = UnsyncedCounter::default();
+        unsynced.step1(&[1, 1, 3], usize::MAX);
+        unsynced.store(&updates[3], Origin::Change);
+        // The queue of a provider that opened the document before it was connected.
+        unsynced.step1(&[0], usize::MAX);
+        for update in [&delete[..], &updates[0], &updates[1], &updates[2], &delete] {
+            unsynced.store(update, Origin::Change);
+        }
+        assert_eq!(unsynced.round(), 1);
+        assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 2, "the step 2 and the newest update");
+        // Neither the same clocks nor those of another document are older.
+        for state_vector in [&[1, 1, 3][..], &[1, 1, 3], &[1, 2, 1], &[2, 2, 1, 1, 4]] {
+            let round = unsynced.round();
+            unsynced.step1(state_vector, usize::MAX);
+            assert_eq!(unsynced.round(), round + 1);
+        }
+        assert_eq!(unsynced.store(&updates[4], Origin::Change), 0);
+        assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 2);
+        // After the step 2 a document with fewer clocks is a new one, which was opened under the same name.
+        unsynced.step1(&[0], usize::MAX);
+        assert!(unsynced.is_syncing());
     }
 
     #[test]
