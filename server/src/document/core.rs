@@ -15,6 +15,7 @@
 
 mod acks;
 mod awareness;
+mod client_clocks;
 mod diff_cache;
 mod history;
 mod joining;

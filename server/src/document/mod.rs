@@ -12,6 +12,7 @@
 //! core/step2.rs            PURE: whether a step 2 of a lease is due, and which acks wait for it
 //! core/unstored.rs         PURE: what could not be stored because too much is pending
 //! core/unsynced.rs         PURE: the counter of unsynced changes in a client
+//! core/client_clocks.rs    PURE: the clocks of a step 1, in little memory
 //! core/acks.rs             PURE: acks waiting for the disk
 //! core/owed_diffs.rs       PURE: step 1 messages that are answered later, with one diff for several
 //! core/diff_cache.rs       PURE: replies to a step 1, shared

@@ -20,22 +20,17 @@ use crate::ids::LeaseId;
 
 impl Core {
     pub(super) fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
-        self.note_step1(lease, state_vector);
+        self.leases.note_step1(lease, state_vector);
         self.owed_diffs.take(lease);
         self.answer_step1(lease, state_vector, effects);
     }
 
-    /// Keeps a step 1 for later. It already resets the client's counter of unsynced changes.
+    /// Keeps a step 1 for later. The client has already reset its counter of unsynced changes.
     pub(super) fn defer_step1(&mut self, lease: LeaseId, state_vector: &Bytes) {
-        self.note_step1(lease, state_vector);
+        self.leases.note_step1(lease, state_vector);
         if self.leases.contains(lease) {
             self.owed_diffs.defer(lease, state_vector);
         }
-    }
-
-    /// The client has sent a step 1, whether or not it is answered now.
-    fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) {
-        self.leases.change(lease, |step2| step2.note_step1(state_vector));
     }
 
     /// Answers a step 1, and asks the client in turn if it counts unsynced changes.

@@ -9,6 +9,8 @@ use crate::ids::LeaseId;
 
 /// Cost of a session that has the document open, without the session itself.
 const LEASE_BYTES: usize = 512;
+/// While the leases of a document keep more than this, they keep no further clocks of clients.
+const MAX_KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The leases of one document.
 #[derive(Debug)]
@@ -16,15 +18,15 @@ pub(super) struct Leases {
     states: LeaseMap<Step2State>,
     /// Number of native leases in `states`.
     native: usize,
-    /// Memory of the updates in `states` that could not be stored, in bytes.
-    unstored_bytes: usize,
+    /// Memory of what `states` keep of their clients' messages, in bytes.
+    kept_bytes: usize,
     /// Leases closed by the document that have not left yet: their events are ignored.
     ended: BTreeSet<LeaseId>,
 }
 
 impl Leases {
     pub(super) fn new() -> Self {
-        Self { states: LeaseMap::new(), native: 0, unstored_bytes: 0, ended: BTreeSet::new() }
+        Self { states: LeaseMap::new(), native: 0, kept_bytes: 0, ended: BTreeSet::new() }
     }
 
     pub(super) fn open(&mut self, lease: LeaseId, acks: Acks) {
@@ -43,7 +45,7 @@ impl Leases {
     fn uncount(&mut self, state: Option<Step2State>) {
         if let Some(state) = state {
             self.native -= usize::from(state.is_native());
-            self.unstored_bytes -= state.unstored_bytes();
+            self.kept_bytes -= state.kept_bytes();
         }
     }
 
@@ -93,10 +95,16 @@ impl Leases {
     /// Changes what a lease is asked for and owed; `None` if it is not open.
     pub(super) fn change<R>(&mut self, lease: LeaseId, change: impl FnOnce(&mut Step2State) -> R) -> Option<R> {
         let state = self.states.get_mut(lease)?;
-        let before = state.unstored_bytes();
+        let before = state.kept_bytes();
         let result = change(state);
-        self.unstored_bytes = self.unstored_bytes + state.unstored_bytes() - before;
+        self.kept_bytes = self.kept_bytes + state.kept_bytes() - before;
         Some(result)
+    }
+
+    /// The client has sent a step 1, whether or not it is answered now.
+    pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) {
+        let room_bytes = MAX_KEPT_BYTES.saturating_sub(self.kept_bytes);
+        self.change(lease, |step2| step2.note_step1(state_vector, room_bytes));
     }
 
     /// Less is pending in the document than before. Returns the leases to be asked for what was not stored.
@@ -107,6 +115,6 @@ impl Leases {
 
     /// Estimated memory use in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.states.len() * LEASE_BYTES + self.unstored_bytes
+        self.states.len() * LEASE_BYTES + self.kept_bytes
     }
 }

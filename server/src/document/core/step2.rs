@@ -109,15 +109,16 @@ impl Step2State {
         matches!(self.mode, AckMode::Each) && self.unstored.is_some()
     }
 
-    /// Memory of what was not stored, in bytes.
-    pub(super) fn unstored_bytes(&self) -> usize {
-        self.unstored.as_ref().map_or(0, |unstored| unstored.bytes())
+    /// Memory of what was not stored and of the client's clocks, in bytes.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let unstored = self.unstored.as_ref().map_or(0, |unstored| unstored.bytes());
+        unstored + self.counter().map_or(0, UnsyncedCounter::clocks_bytes)
     }
 
-    /// The client has sent a step 1, whether or not it is answered now.
-    pub(super) fn note_step1(&mut self, state_vector: &[u8]) {
+    /// The client has sent a step 1, whether or not it is answered now. `room_bytes`: memory that its clocks may take.
+    pub(super) fn note_step1(&mut self, state_vector: &[u8], room_bytes: usize) {
         if let AckMode::Counted(counter) = &mut self.mode {
-            counter.step1(state_vector);
+            counter.step1(state_vector, room_bytes);
         }
     }
 
@@ -256,7 +257,7 @@ mod tests {
     fn only_a_step_2_is_known_to_have_more_than_can_be_kept() {
         let mut state = asked(Acks::Each);
         state.refuse_pending(&[0; 20_000], Origin::Change, 10);
-        assert_eq!(state.unstored_bytes(), 0);
+        assert_eq!(state.kept_bytes(), 0);
         assert_eq!(state.store(UPDATE, Origin::Change, true, |_| true), NOTHING);
         assert_eq!(state.store(UPDATE, Origin::Step2, true, missing).acks, 1);
     }
@@ -290,12 +291,12 @@ mod tests {
     #[test]
     fn counting_client_is_asked_after_its_step_1_if_no_question_is_open() {
         let mut state = asked(Acks::Counted);
-        state.note_step1(&[0]);
+        state.note_step1(&[0], usize::MAX);
         assert!(!state.awaits_unasked_step2(), "the step 2 is on its way");
         state.note_step2();
         assert_eq!(state.store(&EMPTY_UPDATE, Origin::Step2, true, missing).acks, 1);
         assert!(!state.awaits_unasked_step2(), "it expects no status");
-        state.note_step1(&[0]);
+        state.note_step1(&[0], usize::MAX);
         assert!(state.awaits_unasked_step2());
         state.note_asked();
         assert!(!state.awaits_unasked_step2());

@@ -15,21 +15,20 @@
 //!   connection ([`Origin::LiveChange`]: see `dialect/hocuspocus/offline_queue.rs`), it is counted. Otherwise it is treated
 //!   like the update before it, and gets no status if it is the first: a surplus status would make the number zero
 //!   too early, a missing one only too late.
+//! - If there are too many clocks to keep (`client_clocks.rs`), updates with structs get no status before the step 2 arrives.
+//!   The number is then too high until the next step 1 if one of them was made after the step 1.
+//! - A step 1 that is behind the one before it, in the same round, is older: a provider that opened the document
+//!   before it was connected sends it with its queue. It does not begin a round.
 //! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on
 //!   disk.
 //! - A further step 2, sent only because the server asked again, gets no status of its own.
 //! - An update or step 2 that is not stored because too much is pending gets status 0, which leaves the number unchanged. The next step 2 that
 //!   is stored contains it, and gets its status as well. Changes counted before a refused step 2 do not wait any longer.
 
-use std::collections::HashMap;
+use syncline_protocol::update::{ScanLimits, Structs, verdict};
 
-use syncline_protocol::update::{ScanLimits, Structs, state_vector_entries, verdict};
-
+use super::client_clocks::ClientClocks;
 use crate::document::event::Origin;
-
-/// A longer state vector is not stored. Updates before the step 2 are then not counted: the number may stay
-/// too high until the next step 1.
-const MAX_STATE_VECTOR_BYTES: usize = 256 * 1024;
 
 /// What the provider's number currently stands for.
 #[derive(Debug)]
@@ -42,21 +41,9 @@ pub(super) struct UnsyncedCounter {
     owed: u64,
 }
 
-/// Clocks of the newest step 1.
-#[derive(Debug, Default)]
-enum ClientClocks {
-    /// No step 1 received yet.
-    #[default]
-    NotReceived,
-    /// Clock per client of its state vector.
-    Clocks(HashMap<u64, u64>),
-    /// Its state vector was too long to store.
-    TooLong,
-}
-
 #[derive(Debug, Default)]
 struct SyncRound {
-    /// What the client had when it sent its newest step 1.
+    /// What the client had when it sent the step 1 of this round; nothing if it has not sent one.
     client_clocks: ClientClocks,
     /// True if the last update with structs was made before the step 1, or none has arrived since the step 1.
     was_queued: bool,
@@ -87,12 +74,21 @@ impl UnsyncedCounter {
         self.owed > 0
     }
 
-    pub(super) fn step1(&mut self, state_vector: &[u8]) {
-        let client_clocks = if state_vector.len() <= MAX_STATE_VECTOR_BYTES {
-            ClientClocks::Clocks(state_vector_entries(state_vector).collect())
-        } else {
-            ClientClocks::TooLong
-        };
+    /// Memory of the clocks of the step 1, in bytes.
+    pub(super) fn clocks_bytes(&self) -> usize {
+        self.syncing.as_ref().map_or(0, |syncing| syncing.client_clocks.bytes())
+    }
+
+    /// The client has sent a step 1. `room_bytes`: memory that its clocks may take.
+    pub(super) fn step1(&mut self, state_vector: &[u8], room_bytes: usize) {
+        let client_clocks = ClientClocks::read(state_vector, room_bytes);
+        if let Some(syncing) = &mut self.syncing
+            && client_clocks.are_behind(&syncing.client_clocks)
+        {
+            // The changes behind it in the queue were made before the newer step 1, too.
+            syncing.was_queued = true;
+            return;
+        }
         self.round += 1;
         self.syncing = Some(SyncRound { was_queued: true, client_clocks, counted: 0, live: 0 });
         self.owed = 0;
@@ -150,11 +146,7 @@ enum Counted {
 
 impl SyncRound {
     fn count(&mut self, update: &[u8], origin: Origin) -> Counted {
-        let clock = |client| match &self.client_clocks {
-            ClientClocks::Clocks(clocks) => clocks.get(&client).copied().unwrap_or(0),
-            ClientClocks::NotReceived => 0,
-            ClientClocks::TooLong => u64::MAX,
-        };
+        let clock = |author| self.client_clocks.clock(author);
         let is_live = origin == Origin::LiveChange;
         let is_queued = match verdict(update, &clock, &ScanLimits::default()).map(|verdict| verdict.structs) {
             Ok(Structs::None) if is_live => return Counted::IfConfirmed,
@@ -186,7 +178,7 @@ mod tests {
         let updates = typed(1, 6);
         let mut unsynced = UnsyncedCounter::default();
         // Three were made before the step 1 and arrive after two newer ones.
-        unsynced.step1(&[1, 1, 3]);
+        unsynced.step1(&[1, 1, 3], usize::MAX);
         for update in [&updates[3], &updates[4], &updates[0], &updates[1], &updates[2]] {
             assert_eq!(unsynced.store(update, Origin::Change), 0, "nothing is acknowledged before the step 2");
         }
@@ -204,7 +196,7 @@ mod tests {
         let updates = typed(1, 2);
         let delete = [0, 1, 1, 1, 0, 1];
         let mut unsynced = UnsyncedCounter::default();
-        unsynced.step1(&[1, 1, 1]);
+        unsynced.step1(&[1, 1, 1], usize::MAX);
         for update in [&delete[..], &updates[1], &delete, &updates[0], &delete, &delete] {
             unsynced.store(update, Origin::Change);
         }
@@ -214,9 +206,36 @@ mod tests {
             "the step 2, the new update and the deletion behind it"
         );
         // No provider counts fifty deletions that were made offline.
-        unsynced.step1(&[1, 1, 1]);
+        unsynced.step1(&[1, 1, 1], usize::MAX);
         (0..50).for_each(|_| _ = unsynced.store(&delete, Origin::Change));
         assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 1);
+    }
+
+    #[test]
+    fn older_step_1_does_not_begin_a_round() {
+        let updates = typed(1, 5);
+        let delete = [0, 1, 1, 1, 0, 1];
+        let mut unsynced = UnsyncedCounter::default();
+        unsynced.step1(&[1, 1, 3], usize::MAX);
+        unsynced.store(&updates[3], Origin::Change);
+        // The queue of a provider that opened the document before it was connected.
+        unsynced.step1(&[0], usize::MAX);
+        for update in [&delete[..], &updates[0], &updates[1], &updates[2], &delete] {
+            unsynced.store(update, Origin::Change);
+        }
+        assert_eq!(unsynced.round(), 1);
+        assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 2, "the step 2 and the newest update");
+        // Neither the same clocks nor those of another document are older.
+        for state_vector in [&[1, 1, 3][..], &[1, 1, 3], &[1, 2, 1], &[2, 2, 1, 1, 4]] {
+            let round = unsynced.round();
+            unsynced.step1(state_vector, usize::MAX);
+            assert_eq!(unsynced.round(), round + 1);
+        }
+        assert_eq!(unsynced.store(&updates[4], Origin::Change), 0);
+        assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 2);
+        // After the step 2 a document with fewer clocks is a new one, which was opened under the same name.
+        unsynced.step1(&[0], usize::MAX);
+        assert!(unsynced.is_syncing());
     }
 
     #[test]
@@ -231,7 +250,7 @@ mod tests {
     fn refused_step_2_is_owed_and_changes_do_not_wait_for_it() {
         let updates = typed(1, 3);
         let mut unsynced = UnsyncedCounter::default();
-        unsynced.step1(&[0]);
+        unsynced.step1(&[0], usize::MAX);
         unsynced.store(&updates[0], Origin::Change);
         unsynced.refuse(&updates[1], Origin::Change);
         assert_eq!(unsynced.refuse(&updates[2], Origin::Step2), 1, "the change that is stored");

@@ -7,6 +7,7 @@ use syncline_protocol::awareness::{AwarenessEntry, encode};
 use syncline_replica::{HubLimits, Replica};
 use syncline_server::internals::{Acks, Core, Effect, Event, LeaseId, Message, Origin, SessionEvent};
 use syncline_tests::document::{handle, new_core};
+use syncline_tests::fixtures::numbers;
 use yrs::block::ClientID;
 use yrs::{Doc, GetString, Options, ReadTxn, Text, Transact};
 
@@ -87,4 +88,45 @@ fn kept_step_1_is_counted_until_it_is_answered_or_its_session_leaves() {
     assert!((before + 5_000..before + 15_000).contains(&core.memory_bytes()), "{}", core.memory_bytes());
     handle(&mut core, Event::Resync { lease: A, floor: None });
     assert!(core.memory_bytes() < before + 5_000);
+}
+
+#[test]
+fn clocks_of_a_counting_client_are_counted_and_limited() {
+    const CLOCKS_BYTES: usize = 64 * 1024;
+    let mut core = new_core(HubLimits::default());
+    let state_vector = |clients: u64| -> Bytes {
+        let entries = (0..clients).flat_map(|client| [(1 << 31) + client, 1]);
+        numbers(&std::iter::once(clients).chain(entries).collect::<Vec<_>>()).into()
+    };
+    let step1 = |core: &mut Core, lease, clients| {
+        handle(core, Event::DeferStep1 { lease, state_vector: state_vector(clients) });
+    };
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Counted, documents: 1 });
+    let before = core.memory_bytes();
+    for _ in 0..2 {
+        step1(&mut core, A, 4_000);
+        assert!(
+            (before + 60_000..=before + CLOCKS_BYTES + 100).contains(&core.memory_bytes()),
+            "{}",
+            core.memory_bytes()
+        );
+    }
+    let step2 = SessionEvent::Update { update: Bytes::from_static(&[0, 0]), origin: Origin::Step2, batch: 1 };
+    handle(&mut core, Event::Session(A, step2));
+    assert!(core.memory_bytes() < before + 1_000, "not needed after the step 2");
+    step1(&mut core, A, 5_000);
+    assert!(core.memory_bytes() < before + 1_000, "too many clients");
+    handle(&mut core, Event::Leave { lease: A });
+
+    let before = core.memory_bytes();
+    for lease in (1..=600).map(LeaseId) {
+        handle(&mut core, Event::Open { lease, acks: Acks::Counted, documents: 1 });
+        step1(&mut core, lease, 4_000);
+    }
+    let limit = 16 * 1024 * 1024;
+    assert!((before + limit - CLOCKS_BYTES..before + limit + 600_000).contains(&core.memory_bytes()));
+    for lease in (1..=600).map(LeaseId) {
+        handle(&mut core, Event::Leave { lease });
+    }
+    assert!(core.memory_bytes() < before + 100_000);
 }

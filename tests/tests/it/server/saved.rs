@@ -83,6 +83,28 @@ async fn step_2_is_acknowledged_after_the_disk_and_queued_updates_never() {
     server.stop().await.unwrap();
 }
 
+/// A provider 2.15 that opens a document while its socket is disconnected queues its Auth and step 1 of that moment. It sends
+/// them after those of the new connection, and counts neither them nor the edits queued behind them.
+#[tokio::test]
+async fn queued_older_step_1_does_not_restart_the_count() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut socket = Socket::open(&server, "/").await;
+    let auth = HocuspocusMessage::Token { token: "", version: None };
+    socket.send_to("doc", auth).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[1, 1, 10]))).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(10)))).await;
+    socket.send_to("doc", auth).await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step1(&[0]))).await;
+    for clock in 0..10 {
+        socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(clock)))).await;
+    }
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Step2(&[0, 0]))).await;
+    expect_statuses(&mut socket, 2, "the step 2 and the letter typed after the newer step 1").await;
+    socket.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&letter(11)))).await;
+    expect_statuses(&mut socket, 1, "a letter after the step 2").await;
+    server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn offline_deletions_get_no_sync_status_of_their_own() {
     let server = start(Arc::new(MemoryStore::new())).await;
