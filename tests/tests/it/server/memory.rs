@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
 use syncline_protocol::hocuspocus::HocuspocusMessage;
@@ -11,7 +12,7 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
 use syncline_server::config::Config;
-use syncline_tests::live::{Socket, settings, start_with, typed};
+use syncline_tests::live::{Incoming, Socket, settings, start_with, typed};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Transact, Update};
 
@@ -194,5 +195,71 @@ async fn awareness_of_one_session_is_bounded_across_its_documents() {
         })
         .await;
     assert_eq!(server.metrics().awareness_dropped.get(), dropped, "the small state is accepted in every document");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn documents_that_load_together_stay_within_the_memory_limit() {
+    const DOCUMENTS: usize = 16;
+    const DOCUMENT_BYTES: usize = 1_000_000;
+    const LIMIT: usize = 4_000_000;
+    let store = Arc::new(MemoryStore::new());
+    let mut config = settings();
+    let server = start_with(&config, Arc::clone(&store) as _, Arc::new(OpenToAll)).await;
+    for number in 0..DOCUMENTS {
+        write(&server, &format!("large{number}"), &"x".repeat(DOCUMENT_BYTES)).await;
+    }
+    server.stop().await.unwrap();
+    config.limits.open_bytes = LIMIT;
+    let server = start_with(&config, store, Arc::new(OpenToAll)).await;
+    let mut sockets = Vec::new();
+    for number in 0..DOCUMENTS {
+        sockets.push(Socket::open(&server, &format!("/large{number}")).await);
+    }
+    let opens = sockets.into_iter().map(|mut socket| async {
+        socket.sync(SyncMessage::Step1(&[0])).await;
+        loop {
+            match socket.receive().await {
+                Incoming::Frame(frame) if frame.len() > DOCUMENT_BYTES => return Ok(socket),
+                Incoming::Frame(_) => {}
+                Incoming::Closed { code, .. } => return Err(code),
+                Incoming::Cut => panic!("cut without a close frame"),
+            }
+        }
+    });
+    let (open, refused): (Vec<_>, Vec<_>) = join_all(opens).await.into_iter().partition(Result::is_ok);
+    assert!(server.open_bytes() <= LIMIT + DOCUMENT_BYTES * 3 / 2, "{}", server.open_bytes());
+    assert!((3..=5).contains(&open.len()), "{} documents are open", open.len());
+    assert!(refused.iter().all(|refused| matches!(refused, Err(4529))));
+    // When the others have left, a document can be opened.
+    drop((open, refused));
+    let mut again = Socket::open(&server, "/large0").await;
+    assert_eq!(text_of(&again.join().await).len(), DOCUMENT_BYTES);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn many_small_documents_load_together_while_little_memory_is_left() {
+    const DOCUMENTS: usize = 200;
+    let store = Arc::new(MemoryStore::new());
+    let mut config = settings();
+    let server = start_with(&config, Arc::clone(&store) as _, Arc::new(OpenToAll)).await;
+    for number in 0..DOCUMENTS {
+        write(&server, &format!("small{number}"), "small").await;
+    }
+    server.stop().await.unwrap();
+    config.limits.open_bytes = 2_500_000;
+    let server = start_with(&config, store, Arc::new(OpenToAll)).await;
+    let mut large = write(&server, "large", &"x".repeat(1_000_000)).await;
+    let names: Vec<_> = (0..DOCUMENTS).map(|number| format!("/small{number}")).collect();
+    let opens = names.iter().map(|name| async {
+        let mut socket = Socket::open(&server, name).await;
+        assert_eq!(text_of(&socket.join().await), "small");
+        socket
+    });
+    let open = join_all(opens).await;
+    assert_eq!(server.metrics().documents_refused.get(), 0);
+    large.join().await;
+    drop(open);
     server.stop().await.unwrap();
 }
