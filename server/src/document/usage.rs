@@ -75,6 +75,12 @@ impl Memory {
         self.bytes() > self.limits.bytes || self.documents.load(Ordering::Relaxed) >= self.limits.documents
     }
 
+    /// True while open documents may grow: up to one eighth over the limit. Documents are refused and evicted at the limit
+    /// itself, so eviction keeps the memory below this unless no document can free any.
+    fn may_grow(&self) -> bool {
+        self.bytes() <= self.limits.bytes.saturating_add(self.limits.bytes / 8)
+    }
+
     /// Bytes and documents to give up, one eighth more than the excess over a limit, so that not every change
     /// triggers a search.
     pub(crate) fn excess(&self) -> (usize, usize) {
@@ -169,6 +175,11 @@ impl Usage {
         }
     }
 
+    /// True while it may grow; one atomic read.
+    pub(crate) fn may_grow(&self) -> bool {
+        self.memory.may_grow()
+    }
+
     /// Waits for its turn to be loaded: [`Memory::reserve`].
     pub(crate) async fn reserve(&self, bytes: usize) -> Result<Reservation, NoRoom> {
         self.memory.reserve(bytes).await
@@ -225,6 +236,7 @@ mod tests {
         memory.attention().await;
         assert!(memory.is_full());
         assert_eq!((memory.bytes(), memory.excess()), (1_200, (325, 0)));
+        assert!(!second.may_grow());
         let waiting = tokio::spawn({
             let memory = Arc::clone(&memory);
             async move { memory.wait_for_room().await }
@@ -233,6 +245,7 @@ mod tests {
         assert!(!waiting.is_finished());
         second.report(100, true, Instant::now());
         waiting.await.unwrap();
+        assert!(second.may_grow());
         let third = memory.enter();
         assert!(memory.is_full(), "the limit on documents is reached");
         assert_eq!(memory.excess(), (0, 1));
