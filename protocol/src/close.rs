@@ -107,6 +107,11 @@ impl Close {
         truncate(text)
     }
 
+    /// All open documents use the memory that they may, and none of them can free enough.
+    pub fn memory_full() -> Self {
+        Self::TooMany("memory limit for open documents on this server reached; try again later".into())
+    }
+
     /// True when reconnecting may succeed.
     pub fn may_reconnect(&self) -> bool {
         may_reconnect(self.code())

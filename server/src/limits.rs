@@ -12,7 +12,7 @@
 //! | awareness states of one connection in one document | the state is dropped, and its client is removed for the others | - |
 //! | time until a Hocuspocus connection sends a token or opens a document | the session is closed | 4504 |
 //! | documents opened a second, per connection and in total | reading pauses | - |
-//! | open documents and their memory | the least recently used leave or shrink; if none can, another document is refused | 4529 |
+//! | open documents and their memory | the least recently used leave or shrink; if none can, another document is refused, and open ones may not grow | 4529 |
 //!
 //! While reading pauses, TCP's backpressure slows the client. Limits that an honest client never reaches have a
 //! default. Limits per address have none: behind a proxy all clients share one address. A user is named by a

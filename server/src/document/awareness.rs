@@ -92,6 +92,8 @@ pub(crate) struct AwarenessStates {
     leases: HashMap<LeaseId, LeaseUsage>,
     /// Default limit on the bytes of a lease's states.
     lease_bytes: usize,
+    /// False: a state that needs more memory than the one before it is dropped.
+    may_grow: bool,
 }
 
 /// State of one lease.
@@ -125,7 +127,14 @@ impl Client {
 impl AwarenessStates {
     /// No states; each lease may show at most `lease_bytes`.
     pub(crate) fn with_limit(lease_bytes: usize) -> Self {
-        Self { clients: HashMap::new(), tombstones: 0, state_bytes: 0, leases: HashMap::new(), lease_bytes }
+        Self {
+            clients: HashMap::new(),
+            tombstones: 0,
+            state_bytes: 0,
+            leases: HashMap::new(),
+            lease_bytes,
+            may_grow: true,
+        }
     }
 
     /// Reduces the limit of a lease whose session has `documents` open, this one included, so that all leases
@@ -135,6 +144,11 @@ impl AwarenessStates {
             let share = (self.lease_bytes / documents).max(MIN_LEASE_BYTES).min(self.lease_bytes);
             self.leases.entry(lease).or_default().limit_bytes = Some(share);
         }
+    }
+
+    /// From now on drops states that need more memory than before, or no longer.
+    pub(crate) fn limit_growth(&mut self, may_grow: bool) {
+        self.may_grow = may_grow;
     }
 
     /// Applies the entries sent by a lease.
@@ -252,6 +266,9 @@ impl AwarenessStates {
             return false;
         }
         let before = known.map_or(0, Client::state_bytes);
+        if !self.may_grow && entry.state.len() > before {
+            return true;
+        }
         if self.state_bytes - before + entry.state.len() > MAX_STATE_BYTES {
             return true;
         }

@@ -109,6 +109,7 @@ impl Default for CoreLimits {
 ///   [`Event::StorageFailed`] no higher position follows.
 /// - [`Event::DeferStep1`] is followed by [`SessionEvent::Step1`] or [`Event::Resync`] of the same lease, unless it ends.
 /// - [`Event::Compact`] and [`Event::MakeDormant`]: at any time. The owner decides when they are worth their cost.
+/// - [`Event::LimitGrowth`]: at any time. A document may grow until the first one.
 ///
 /// Order of effects: the owner executes them as they were emitted, after each event or after several, and all of
 /// them before it waits for the next event. [`Effect::may_pass_changes`] has the exceptions. Awareness is encoded
@@ -125,6 +126,8 @@ pub struct Core {
     awareness: EncodedAwareness,
     decisions: RegisterDecisions,
     acks: WaitingAcks,
+    /// Set by [`Event::LimitGrowth`].
+    may_grow: bool,
 }
 
 impl Core {
@@ -142,6 +145,7 @@ impl Core {
             owed_diffs: OwedDiffs::new(),
             awareness: EncodedAwareness::with_limit(limits.awareness_bytes),
             acks: WaitingAcks::default(),
+            may_grow: true,
         }
     }
 
@@ -158,6 +162,11 @@ impl Core {
     /// True while so many acks wait for the disk that no more events should be taken.
     pub fn must_wait_for_disk(&self) -> bool {
         self.acks.are_too_many()
+    }
+
+    /// False while the memory limit for all open documents is reached.
+    pub fn may_grow(&self) -> bool {
+        self.may_grow
     }
 
     /// Number of sessions that have the document open.
@@ -209,7 +218,7 @@ impl Core {
 
     /// True if its memory cannot be reduced any further.
     pub fn is_minimal(&self) -> bool {
-        self.is_dormant() && self.diff_cache.is_empty()
+        self.is_dormant() && self.diff_cache.is_empty() && !self.awareness.is_cached()
     }
 
     /// True if handling this event takes milliseconds: it processes all of a large document.
@@ -240,6 +249,7 @@ impl Core {
             Event::StorageFailed => self.fail_storage(effects),
             Event::Compact => self.compact(effects),
             Event::MakeDormant => self.make_dormant(),
+            Event::LimitGrowth { may_grow } => self.may_grow = may_grow,
         }
     }
 

@@ -130,6 +130,12 @@ pub enum Event {
     Compact,
     /// Drop deleted content and everything that can be rebuilt, after a quiet period.
     MakeDormant,
+    /// The memory limit for all open documents is reached, or no longer: whether this one may grow.
+    LimitGrowth {
+        /// False: an update that inserts something closes its session, and an awareness state that needs more memory is
+        /// dropped.
+        may_grow: bool,
+    },
 }
 
 impl Event {
@@ -141,7 +147,11 @@ impl Event {
             | Event::DeferStep1 { lease, .. }
             | Event::Resync { lease, .. }
             | Event::Leave { lease } => Some(lease),
-            Event::Durable { .. } | Event::StorageFailed | Event::Compact | Event::MakeDormant => None,
+            Event::Durable { .. }
+            | Event::StorageFailed
+            | Event::Compact
+            | Event::MakeDormant
+            | Event::LimitGrowth { .. } => None,
         }
     }
 }

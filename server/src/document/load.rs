@@ -11,6 +11,7 @@ use syncline_replica::{HubDocument, Refused};
 
 use super::core::LoadedDocument;
 use super::recent_changes::RecentChanges;
+use super::usage::NoRoom;
 use crate::ids::Draw;
 
 /// A document built from its log.
@@ -60,12 +61,18 @@ pub(super) enum LoadError {
     Interrupted,
     #[error("the document was deleted")]
     Deleted,
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 impl LoadError {
     /// The close reason for its sessions.
     pub(super) fn close(&self) -> Close {
-        if matches!(self, Self::Deleted) { Close::DocumentDeleted } else { Close::DocumentUnavailable }
+        match self {
+            Self::Deleted => Close::DocumentDeleted,
+            Self::NoRoom(_) => Close::memory_full(),
+            _ => Close::DocumentUnavailable,
+        }
     }
 }
 

@@ -28,6 +28,7 @@
 //! readers.rs               the outboxes of the readers, and the state each is known to have
 //! options.rs               configuration of a document's task
 //! usage.rs                 memory use of all open documents
+//! usage/loading.rs         memory reserved for documents that are being loaded
 //! block_in_place.rs        work on whole large documents that must not block other tasks
 //! task.rs                  the I/O shell: inbox, effects, log, idle timers, unloading
 //! task/batch.rs            handles the queued events in order

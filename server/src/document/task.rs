@@ -42,6 +42,9 @@ use syncline_log::{DocumentLog, Log};
 /// Records between checkpoints, and so the age of a reader's floor: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
+/// A load has this many copies of a document: what is stored, and what is built from it.
+const LOAD_FACTOR: usize = 2;
+
 /// A message in a document's inbox.
 #[derive(Debug)]
 pub(crate) enum Envelope {
@@ -124,6 +127,10 @@ pub(crate) async fn run(
         Some(Err(failure)) => {
             match failure {
                 LoadError::Deleted => debug!(document = name.as_str(), "refused to open a deleted document"),
+                LoadError::NoRoom(_) => {
+                    metrics.documents_refused.inc();
+                    debug!(document = name.as_str(), "document refused: memory limit for open documents reached");
+                }
                 _ => {
                     metrics.loads_failed.inc();
                     error!(
@@ -174,6 +181,8 @@ impl Task {
         metrics: Arc<Metrics>,
         usage: Arc<Usage>,
     ) -> Result<Box<Self>, LoadError> {
+        // Until its memory is reported.
+        let _reservation = usage.reserve(options.hub_limits.bytes.saturating_mul(LOAD_FACTOR)).await?;
         let Loaded { document: mut loaded, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
         if loaded.document.pending_len() > 0 {

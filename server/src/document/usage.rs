@@ -1,10 +1,14 @@
 //! Memory use of all open documents: each task reports its own, the registry keeps the total within limits.
 
+mod loading;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
+
+pub(crate) use self::loading::{NoRoom, ROOM_TIMEOUT, Reservation, SEARCH_PAUSE};
 
 /// Limits for all open documents together. `usize::MAX` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,12 @@ pub(crate) struct Memory {
     began: Instant,
     bytes: AtomicUsize,
     documents: AtomicUsize,
+    /// Reserved for documents that are being loaded, in bytes. Raised under `load_turn` only.
+    reserved: AtomicUsize,
+    /// Held by the load that reserves memory next.
+    load_turn: Mutex<()>,
+    /// When the last load ended, in milliseconds since `began`.
+    loaded_ms: AtomicU64,
     /// Highest number of documents since the registry's map was last shrunk.
     peak: AtomicUsize,
     /// Signals that documents may have to be evicted, or the map shrunk.
@@ -46,6 +56,9 @@ impl Memory {
             began: Instant::now(),
             bytes: AtomicUsize::new(0),
             documents: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
+            load_turn: Mutex::new(()),
+            loaded_ms: AtomicU64::new(0),
             peak: AtomicUsize::new(0),
             attention: Notify::new(),
             room_freed: Notify::new(),
@@ -60,6 +73,12 @@ impl Memory {
     /// True if one more document would exceed a limit.
     pub(crate) fn is_full(&self) -> bool {
         self.bytes() > self.limits.bytes || self.documents.load(Ordering::Relaxed) >= self.limits.documents
+    }
+
+    /// True while open documents may grow: up to one eighth over the limit. Documents are refused and evicted at the limit
+    /// itself, so eviction keeps the memory below this unless no document can free any.
+    fn may_grow(&self) -> bool {
+        self.bytes() <= self.limits.bytes.saturating_add(self.limits.bytes / 8)
     }
 
     /// Bytes and documents to give up, one eighth more than the excess over a limit, so that not every change
@@ -105,6 +124,11 @@ impl Memory {
         has_fallen
     }
 
+    /// A time in milliseconds since `began`.
+    fn ms_at(&self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Counts a document that is being opened.
     pub(crate) fn enter(self: &Arc<Self>) -> Arc<Usage> {
         let documents = self.documents.fetch_add(1, Ordering::Relaxed) + 1;
@@ -138,8 +162,7 @@ impl Usage {
     /// Reports the memory use and the time of last use. A minimal document can free no more memory while it
     /// is open.
     pub(crate) fn report(&self, bytes: usize, is_minimal: bool, used_at: Instant) {
-        let used = used_at.saturating_duration_since(self.memory.began).as_millis();
-        self.used_ms.store(u64::try_from(used).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.used_ms.store(self.memory.ms_at(used_at), Ordering::Relaxed);
         self.is_minimal.store(is_minimal, Ordering::Relaxed);
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
         if bytes > before {
@@ -150,6 +173,16 @@ impl Usage {
         } else if bytes < before {
             self.release(before - bytes);
         }
+    }
+
+    /// True while it may grow; one atomic read.
+    pub(crate) fn may_grow(&self) -> bool {
+        self.memory.may_grow()
+    }
+
+    /// Waits for its turn to be loaded: [`Memory::reserve`].
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<Reservation, NoRoom> {
+        self.memory.reserve(bytes).await
     }
 
     /// Its memory use in bytes.
@@ -203,6 +236,7 @@ mod tests {
         memory.attention().await;
         assert!(memory.is_full());
         assert_eq!((memory.bytes(), memory.excess()), (1_200, (325, 0)));
+        assert!(!second.may_grow());
         let waiting = tokio::spawn({
             let memory = Arc::clone(&memory);
             async move { memory.wait_for_room().await }
@@ -211,6 +245,7 @@ mod tests {
         assert!(!waiting.is_finished());
         second.report(100, true, Instant::now());
         waiting.await.unwrap();
+        assert!(second.may_grow());
         let third = memory.enter();
         assert!(memory.is_full(), "the limit on documents is reached");
         assert_eq!(memory.excess(), (0, 1));

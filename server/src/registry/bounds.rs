@@ -2,7 +2,6 @@
 //! none can, no further document is opened.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
@@ -12,11 +11,7 @@ use tracing::debug;
 use super::Registry;
 use crate::document::Envelope;
 use crate::document::inbox::Sender;
-
-/// Pause between two searches for documents that can free memory: each search visits all documents.
-const SEARCH_PAUSE: Duration = Duration::from_millis(200);
-/// How long opening a document waits for others to free memory. Meanwhile the session's socket is not read.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::document::usage::{ROOM_TIMEOUT, SEARCH_PAUSE};
 
 /// A document that may free memory.
 struct EvictionCandidate {
@@ -44,7 +39,8 @@ impl Registry {
         });
     }
 
-    /// Waits for room for one more document; an open one needs none.
+    /// Waits for room for one more document; an open one needs none. Its memory is not known yet: it waits once more
+    /// before it is loaded ([`crate::document::usage::Memory::reserve`]). Meanwhile the session's socket is not read.
     ///
     /// Errors: 4529 if all open documents are in use and their memory is at its limit.
     pub async fn admit(&self, name: &DocumentName) -> Result<(), Close> {
@@ -65,7 +61,7 @@ impl Registry {
         }
         self.metrics.documents_refused.inc();
         debug!(document = %name, "document refused: memory limit for open documents reached");
-        Err(Close::TooMany("memory limit for open documents on this server reached; try again later".into()))
+        Err(Close::memory_full())
     }
 
     /// Asks the least recently used documents to free memory: first those without a lease, which are

@@ -43,7 +43,15 @@ impl EncodedAwareness {
         self.states.may_be_yjs14(lease)
     }
 
-    pub(super) fn apply(&mut self, lease: LeaseId, update: &AwarenessUpdate<'_>, effects: &mut Vec<Effect>) {
+    /// Applies an update of a lease. Unless it `may_grow`, a state that needs more memory than before is dropped.
+    pub(super) fn apply(
+        &mut self,
+        lease: LeaseId,
+        update: &AwarenessUpdate<'_>,
+        may_grow: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.states.limit_growth(may_grow);
         let changes = self.states.update(lease, update.iter());
         if let Some(update) = changes.sender {
             effects.push(Effect::Reply { lease, frame: Frame::new(Message::Awareness(update.into())) });
@@ -94,6 +102,11 @@ impl EncodedAwareness {
     /// The newest states of these clients.
     pub(super) fn of(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Arc<Frame> {
         Frame::new(Message::Awareness(self.states.encode(clients).into()))
+    }
+
+    /// True if the encoding of all states is cached.
+    pub(super) fn is_cached(&self) -> bool {
+        self.all.is_some()
     }
 
     pub(super) fn drop_cache(&mut self) {

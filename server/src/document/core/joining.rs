@@ -111,7 +111,7 @@ impl Core {
     pub(super) fn apply_awareness(&mut self, lease: LeaseId, update: &[u8], effects: &mut Vec<Effect>) {
         let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
         let was_yjs14 = self.awareness.is_yjs14(lease);
-        self.awareness.apply(lease, &update, effects);
+        self.awareness.apply(lease, &update, self.may_grow, effects);
         if !was_yjs14 {
             // A client announces itself after its step 1.
             self.push_pending(lease, effects);

@@ -47,8 +47,12 @@ impl Core {
                 return self.close(lease, close, effects);
             }
         };
-        let pending_before = self.document.pending_len();
         let (outcome, is_complete) = (weighed.outcome(), !weighed.is_split());
+        let is_new = !matches!(outcome, WeighOutcome::Known | WeighOutcome::Full(_));
+        if !self.may_grow && is_new && weighed.inserts() {
+            return self.close(lease, Close::memory_full(), effects);
+        }
+        let pending_before = self.document.pending_len();
         match outcome {
             WeighOutcome::Full(full) => self.refuse(lease, (batch, origin), Outcome::Full(full), effects),
             WeighOutcome::NoRoom => {
@@ -228,6 +232,8 @@ impl Core {
     pub(super) fn propose(&mut self, lease: LeaseId, batch: u64, write: &RegisterWrite, effects: &mut Vec<Effect>) {
         let outcome = if self.history.has_failed() {
             Outcome::Refused
+        } else if !self.may_grow {
+            return self.close(lease, Close::memory_full(), effects);
         } else if !self.document.make_room_for(write.value.len()) {
             Outcome::Full(Full::Bytes)
         } else if !self.document.has_room_for_register(&write.register) {

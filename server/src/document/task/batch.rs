@@ -43,6 +43,10 @@ impl Task {
             if envelope.follows_queued_frames() {
                 self.execute();
             }
+            let may_grow = self.usage.may_grow();
+            if may_grow != self.core.may_grow() {
+                self.handle(Event::LimitGrowth { may_grow });
+            }
             unsent_bytes += envelope.update_bytes();
             is_used |= self.handle_envelope(envelope, batch);
             if unsent_bytes > MAX_UNSENT_BYTES {

@@ -88,3 +88,32 @@ fn document_is_compacted_before_a_deletion_is_refused() {
         "it is over the limit without the deleted values"
     );
 }
+
+#[test]
+fn document_that_may_not_grow_closes_insertions_and_accepts_deletions() {
+    let mut core = new_core(HubLimits::default());
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    let doc = Doc::with_client_id(1);
+    let text = doc.get_or_insert_text("text");
+    let insert = |part: &str| {
+        let mut txn = doc.transact_mut();
+        text.insert(&mut txn, 0, part);
+        txn.encode_update_v1()
+    };
+    let (first, second) = (insert("first"), insert("second"));
+    let deletion = vec![0, 1, 1, 1, 0, 3];
+    assert_eq!(outcome(&mut core, first.clone()), Outcome::Saved);
+    handle(&mut core, Event::LimitGrowth { may_grow: false });
+    assert_eq!(outcome(&mut core, first), Outcome::Saved, "it is known");
+    assert_eq!(outcome(&mut core, deletion), Outcome::Saved);
+    let session =
+        |update: &[u8]| SessionEvent::Update { update: update.to_vec().into(), origin: Origin::Change, batch: 0 };
+    let effects = handle(&mut core, Event::Session(A, session(&second)));
+    assert!(matches!(&effects[..], [Effect::Close { lease: A, close }] if close.code() == 4529), "{effects:?}");
+    assert_eq!(core.last().0, 2, "it is not logged");
+    // The client connects again, and sends it again.
+    handle(&mut core, Event::Leave { lease: A });
+    handle(&mut core, Event::LimitGrowth { may_grow: true });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    assert_eq!(outcome(&mut core, second), Outcome::Saved);
+}

@@ -1,17 +1,19 @@
 //! Memory limits for all loaded documents together: unused documents are evicted and quiet ones become dormant;
-//! only when neither is enough does the server refuse another document. Open documents always stay usable.
+//! only when neither is enough does the server refuse another document, and what would let an open one grow.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
 use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
 use syncline_server::config::Config;
-use syncline_tests::live::{Socket, settings, start_with, typed};
+use syncline_tests::live::{Incoming, Socket, settings, start_with, typed};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Transact, Update};
 
@@ -34,6 +36,25 @@ async fn write(server: &Server, name: &str, text: &str) -> Socket {
     socket.sync(SyncMessage::Update(&update)).await;
     while socket.receive_sync().await != (2, update.clone()) {}
     socket
+}
+
+/// Waits for the echo of an update. The error has the code and the reason of the close frame.
+async fn receive_echo(socket: &mut Socket, update: &[u8]) -> Result<(), (u16, String)> {
+    let echo = YWebsocketMessage::Sync(SyncMessage::Update(update)).encode();
+    loop {
+        match socket.receive().await {
+            Incoming::Frame(frame) if frame[..] == echo[..] => return Ok(()),
+            Incoming::Frame(_) => {}
+            Incoming::Closed { code, reason } => return Err((code, reason)),
+            Incoming::Cut => panic!("cut without a close frame"),
+        }
+    }
+}
+
+/// A message with the state of one client.
+fn awareness(client: u64, clock: u64, state: &str) -> Vec<u8> {
+    let update = encode([AwarenessEntry { client, clock, state }].into_iter());
+    YWebsocketMessage::Awareness(&update).encode()
 }
 
 fn text_of(update: &[u8]) -> String {
@@ -194,5 +215,144 @@ async fn awareness_of_one_session_is_bounded_across_its_documents() {
         })
         .await;
     assert_eq!(server.metrics().awareness_dropped.get(), dropped, "the small state is accepted in every document");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn documents_that_load_together_stay_within_the_memory_limit() {
+    const DOCUMENTS: usize = 16;
+    const DOCUMENT_BYTES: usize = 1_000_000;
+    const LIMIT: usize = 4_000_000;
+    let store = Arc::new(MemoryStore::new());
+    let mut config = settings();
+    let server = start_with(&config, Arc::clone(&store) as _, Arc::new(OpenToAll)).await;
+    for number in 0..DOCUMENTS {
+        write(&server, &format!("large{number}"), &"x".repeat(DOCUMENT_BYTES)).await;
+    }
+    server.stop().await.unwrap();
+    config.limits.open_bytes = LIMIT;
+    let server = start_with(&config, store, Arc::new(OpenToAll)).await;
+    let mut sockets = Vec::new();
+    for number in 0..DOCUMENTS {
+        sockets.push(Socket::open(&server, &format!("/large{number}")).await);
+    }
+    let opens = sockets.into_iter().map(|mut socket| async {
+        socket.sync(SyncMessage::Step1(&[0])).await;
+        loop {
+            match socket.receive().await {
+                Incoming::Frame(frame) if frame.len() > DOCUMENT_BYTES => return Ok(socket),
+                Incoming::Frame(_) => {}
+                Incoming::Closed { code, .. } => return Err(code),
+                Incoming::Cut => panic!("cut without a close frame"),
+            }
+        }
+    });
+    let (open, refused): (Vec<_>, Vec<_>) = join_all(opens).await.into_iter().partition(Result::is_ok);
+    assert!(server.open_bytes() <= LIMIT + DOCUMENT_BYTES * 3 / 2, "{}", server.open_bytes());
+    assert!((3..=5).contains(&open.len()), "{} documents are open", open.len());
+    assert!(refused.iter().all(|refused| matches!(refused, Err(4529))));
+    // When the others have left, a document can be opened.
+    drop((open, refused));
+    let mut again = Socket::open(&server, "/large0").await;
+    assert_eq!(text_of(&again.join().await).len(), DOCUMENT_BYTES);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn many_small_documents_load_together_while_little_memory_is_left() {
+    const DOCUMENTS: usize = 200;
+    let store = Arc::new(MemoryStore::new());
+    let mut config = settings();
+    let server = start_with(&config, Arc::clone(&store) as _, Arc::new(OpenToAll)).await;
+    for number in 0..DOCUMENTS {
+        write(&server, &format!("small{number}"), "small").await;
+    }
+    server.stop().await.unwrap();
+    config.limits.open_bytes = 2_500_000;
+    let server = start_with(&config, store, Arc::new(OpenToAll)).await;
+    let mut large = write(&server, "large", &"x".repeat(1_000_000)).await;
+    let names: Vec<_> = (0..DOCUMENTS).map(|number| format!("/small{number}")).collect();
+    let opens = names.iter().map(|name| async {
+        let mut socket = Socket::open(&server, name).await;
+        assert_eq!(text_of(&socket.join().await), "small");
+        socket
+    });
+    let open = join_all(opens).await;
+    assert_eq!(server.metrics().documents_refused.get(), 0);
+    large.join().await;
+    drop(open);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn awareness_does_not_grow_beyond_the_memory_limit() {
+    const DOCUMENTS: usize = 12;
+    const LIMIT: usize = 4_000_000;
+    const STATE_BYTES: usize = 900_000;
+    let server = server_with(|config| config.limits.open_bytes = LIMIT).await;
+    let mut sockets = Vec::new();
+    for number in 0..DOCUMENTS {
+        let mut socket = Socket::open(&server, &format!("/doc{number}")).await;
+        socket.join().await;
+        sockets.push(socket);
+    }
+    let large = format!("\"{}\"", "x".repeat(STATE_BYTES));
+    for socket in &mut sockets {
+        for client in [1, 2] {
+            socket.send(awareness(client, 1, &large)).await;
+        }
+        socket.join().await;
+    }
+    assert!(server.open_bytes() <= LIMIT * 9 / 8 + 2 * STATE_BYTES, "{}", server.open_bytes());
+    let dropped = server.metrics().awareness_dropped.get();
+    assert!(dropped >= 2 * DOCUMENTS as u64 - 7, "{dropped} states were dropped");
+    // Clients that leave make room again.
+    for socket in &mut sockets {
+        socket.send(awareness(1, 2, "null")).await;
+        socket.send(awareness(2, 2, "null")).await;
+    }
+    until("the states are removed", || server.open_bytes() < STATE_BYTES).await;
+    let mut reader = Socket::open(&server, &format!("/doc{}", DOCUMENTS - 1)).await;
+    reader.join().await;
+    let last = sockets.last_mut().unwrap();
+    last.send(awareness(1, 3, "{}")).await;
+    while reader.receive().await != Incoming::Frame(awareness(1, 3, "{}").into()) {}
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn open_documents_do_not_grow_beyond_the_memory_limit() {
+    const DOCUMENTS: usize = 20;
+    const LIMIT: usize = 2_000_000;
+    const TEXT_BYTES: usize = 300_000;
+    let server = server_with(|config| config.limits.open_bytes = LIMIT).await;
+    let mut sockets = Vec::new();
+    for number in 0..DOCUMENTS {
+        let mut socket = Socket::open(&server, &format!("/doc{number}")).await;
+        socket.join().await;
+        sockets.push(socket);
+    }
+    let update = typed(1, &"x".repeat(TEXT_BYTES));
+    let (mut written, mut refused) = (Vec::new(), 0);
+    for mut socket in sockets {
+        socket.sync(SyncMessage::Update(&update)).await;
+        match receive_echo(&mut socket, &update).await {
+            Ok(()) => written.push(socket),
+            Err((code, reason)) => {
+                assert_eq!((code, reason.contains("memory limit")), (4529, true), "{reason}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(server.open_bytes() <= LIMIT * 9 / 8 + 2 * TEXT_BYTES, "{}", server.open_bytes());
+    assert!(refused >= 8, "{refused} were refused");
+    assert_eq!(server.metrics().documents_refused.get(), 0);
+    // What is open can be read, and content can be deleted.
+    for socket in &mut written {
+        let deletion = vec![0, 1, 1, 1, 0, 100];
+        socket.sync(SyncMessage::Update(&deletion)).await;
+        while socket.receive_sync().await != (2, deletion.clone()) {}
+        assert_eq!(text_of(&socket.join().await).len(), TEXT_BYTES - 100);
+    }
     server.stop().await.unwrap();
 }
