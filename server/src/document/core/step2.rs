@@ -24,7 +24,7 @@ enum Question {
     #[default]
     Answered,
     /// Sent, and no step 2 received since. A client that answers with a change leaves it here, so it may be asked for what
-    /// is missing.
+    /// is missing; one that sends another step 1 ends it.
     Sent,
     /// The same, because something was missing that the client may have: it is not asked once more meanwhile.
     SentForMissing,
@@ -113,10 +113,13 @@ impl Step2State {
         self.unstored.as_ref().map_or(0, |unstored| unstored.bytes())
     }
 
-    /// The client has sent a step 1, whether or not it is answered now.
+    /// The client has sent a step 1, whether or not it is answered now. An earlier question was meant to be answered before
+    /// another step 1: if it was not, the provider that was asked is gone, and this one must be asked.
     pub(super) fn note_step1(&mut self, state_vector: &[u8]) {
-        if let AckMode::Counted(counter) = &mut self.mode {
-            counter.step1(state_vector);
+        let AckMode::Counted(counter) = &mut self.mode else { return };
+        counter.step1(state_vector);
+        if counter.round() > 1 {
+            self.end_question();
         }
     }
 
@@ -156,6 +159,10 @@ impl Step2State {
 
     /// A step 2 was received. It counts as the answer even if it is refused.
     pub(super) fn note_step2(&mut self) {
+        self.end_question();
+    }
+
+    fn end_question(&mut self) {
         self.question = match self.question {
             Question::Sent => Question::Answered,
             Question::SentForMissing => Question::Unhelpful,
@@ -298,6 +305,22 @@ mod tests {
         assert!(state.awaits_unasked_step2());
         state.note_asked();
         assert!(!state.awaits_unasked_step2());
+    }
+
+    #[test]
+    fn counting_client_that_sends_another_step_1_is_asked_again() {
+        let mut state = asked(Acks::Counted);
+        state.note_step1(&[0]);
+        for _ in 0..2 {
+            // Nobody answered: the provider that was asked may be gone.
+            state.note_step1(&[0]);
+            assert!(state.awaits_unasked_step2());
+            state.note_asked();
+            assert!(!state.awaits_unasked_step2());
+        }
+        assert!(state.ask_for_missing());
+        state.note_step1(&[0]);
+        assert!(state.awaits_unasked_step2() && !state.ask_for_missing(), "asked once for what is missing");
     }
 
     #[test]
