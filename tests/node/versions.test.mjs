@@ -72,6 +72,31 @@ describe('versions of stock providers', { concurrency: 3 }, () => {
         })
       }
     }
+    test(`${library} leaves documents and returns on the same socket`, async (t) => {
+      const server = await startServer({ args: ['--max-documents-per-connection', '2'] })
+      t.after(() => server.stop())
+      const { HocuspocusProvider, HocuspocusProviderWebsocket } = await import(library)
+      const websocketProvider = new HocuspocusProviderWebsocket({ url: server.url })
+      t.after(() => websocketProvider.destroy())
+      const open = async (name, document) => {
+        const provider = new HocuspocusProvider({ websocketProvider, name, document, token: 'secret' })
+        // Providers 2.x attach themselves.
+        provider.attach?.()
+        await until(() => provider.synced, { what: `${name} is synced` })
+        return provider
+      }
+      for (const name of ['a', 'b', 'c', 'd']) (await open(name, new Y.Doc())).destroy()
+
+      const doc = new Y.Doc()
+      ;(await open('doc', doc)).destroy()
+      ;(await open('other', new Y.Doc())).destroy()
+      doc.getText('text').insert(0, '[written while left]')
+      const second = await open('doc', doc)
+      await until(() => second.unsyncedChanges === 0, { what: 'the edit is reported as saved' })
+      const reader = yWebsocketClient(t, server, 'doc')
+      await until(() => reader.doc.getText('text').toString() === '[written while left]', { what: 'the edit is at the server' })
+      second.destroy()
+    })
     test(`${library} reads the heartbeat of the server`, async (t) => {
       const server = await startServer()
       t.after(() => server.stop())

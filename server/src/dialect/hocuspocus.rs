@@ -18,6 +18,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
 use syncline_protocol::hocuspocus::{
     End, Frame, HEARTBEAT_FRAME, HocuspocusMessage, PONG_FRAME, Scope, address_of, begins_step1, split_address,
@@ -109,8 +110,10 @@ impl DialectSession for Hocuspocus {
                 Ok(())
             }
             message if self.channels.contains_key(address) => self.handle_message(address, frame, message).await,
-            message if self.left_documents.contains(address) => self.reopen(address, frame, message).await,
-            _ if self.denied.contains(address) => self.ignore(),
+            message if self.left_documents.contains(address) && shows_use(&message) => {
+                self.reopen(address, frame, message).await
+            }
+            _ if self.left_documents.contains(address) || self.denied.contains(address) => self.ignore(),
             HocuspocusMessage::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
             _ => self.store_early(address, frame),
         }
@@ -245,8 +248,8 @@ impl Hocuspocus {
         self.handle_message(address, frame, step1).await
     }
 
-    /// Reopens a document that was left, for another provider on this socket that still uses it. The state
-    /// vector from its step 1 was lost with the lease, so it is sent the whole state.
+    /// Reopens a document that was left, for another provider on this socket that still uses it. If it does not
+    /// begin with a step 1, its state vector was lost with the lease, so it is sent the whole state.
     async fn reopen(&mut self, address: &str, frame: &Bytes, message: HocuspocusMessage<'_>) -> Result<(), Close> {
         let Some(admission) = self.left_documents.remove(address) else { return Ok(()) };
         let opened = parse_address(address).and_then(|document| {
@@ -257,7 +260,9 @@ impl Hocuspocus {
             Ok((document, rights)) => _ = self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
         }
-        if let Some(channel) = self.channels.get(address) {
+        if let Some(channel) = self.channels.get(address)
+            && !matches!(message, HocuspocusMessage::Sync(SyncMessage::Step1(_)))
+        {
             channel.resync().await?;
         }
         self.handle_message(address, frame, message).await
@@ -374,6 +379,17 @@ impl Hocuspocus {
         self.ping_first();
         self.session.outbox.push_control(message.encode(address).into());
         self.session.outbox.send();
+    }
+}
+
+/// True if a provider that uses the document has sent this. A destroyed provider 2.x sends `null` as its awareness state
+/// after its Close.
+fn shows_use(message: &HocuspocusMessage<'_>) -> bool {
+    match message {
+        HocuspocusMessage::Sync(_) | HocuspocusMessage::SyncReply(_) => true,
+        HocuspocusMessage::Awareness(update) => AwarenessUpdate::scan(update, &Default::default())
+            .is_ok_and(|update| update.iter().any(|entry| !entry.is_null())),
+        _ => false,
     }
 }
 

@@ -73,6 +73,7 @@ mod server {
     mod half_open;
     mod handshake;
     mod hostile;
+    mod left_documents;
     mod lifecycle;
     mod limits;
     mod memory;

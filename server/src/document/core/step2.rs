@@ -25,7 +25,7 @@ enum Question {
     #[default]
     Answered,
     /// Sent, and no step 2 received since. A client that answers with a change leaves it here, so it may be asked for what
-    /// is missing.
+    /// is missing; one that sends another step 1 ends it.
     Sent,
     /// The same, because something was missing that the client may have: it is not asked once more meanwhile.
     SentForMissing,
@@ -115,10 +115,14 @@ impl Step2State {
         unstored + self.counter().map_or(0, UnsyncedCounter::clocks_bytes)
     }
 
-    /// The client has sent a step 1, whether or not it is answered now. `room_bytes`: memory that its clocks may take.
+    /// The client has sent a step 1, whether or not it is answered now. An earlier question was meant to be answered before
+    /// another step 1: if it was not, the provider that was asked is gone, and this one must be asked. `room_bytes`: memory
+    /// that the client's clocks may take.
     pub(super) fn note_step1(&mut self, state_vector: &[u8], room_bytes: usize) {
-        if let AckMode::Counted(counter) = &mut self.mode {
-            counter.step1(state_vector, room_bytes);
+        let AckMode::Counted(counter) = &mut self.mode else { return };
+        counter.step1(state_vector, room_bytes);
+        if counter.round() > 1 {
+            self.end_question();
         }
     }
 
@@ -158,6 +162,10 @@ impl Step2State {
 
     /// A step 2 was received. It counts as the answer even if it is refused.
     pub(super) fn note_step2(&mut self) {
+        self.end_question();
+    }
+
+    fn end_question(&mut self) {
         self.question = match self.question {
             Question::Sent => Question::Answered,
             Question::SentForMissing => Question::Unhelpful,
@@ -300,6 +308,22 @@ mod tests {
         assert!(state.awaits_unasked_step2());
         state.note_asked();
         assert!(!state.awaits_unasked_step2());
+    }
+
+    #[test]
+    fn counting_client_that_sends_another_step_1_is_asked_again() {
+        let mut state = asked(Acks::Counted);
+        state.note_step1(&[0], usize::MAX);
+        for _ in 0..2 {
+            // Nobody answered: the provider that was asked may be gone.
+            state.note_step1(&[0], usize::MAX);
+            assert!(state.awaits_unasked_step2());
+            state.note_asked();
+            assert!(!state.awaits_unasked_step2());
+        }
+        assert!(state.ask_for_missing());
+        state.note_step1(&[0], usize::MAX);
+        assert!(state.awaits_unasked_step2() && !state.ask_for_missing(), "asked once for what is missing");
     }
 
     #[test]
