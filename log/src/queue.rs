@@ -149,29 +149,27 @@ impl Queue {
     /// Takes the commands of one commit: first a little of every document, so that a small change waits for no large one,
     /// then from the documents in turn. `add` gets each command and its bytes.
     pub(crate) fn take(&self, mut add: impl FnMut(&Arc<Document>, Command, usize)) {
-        let mut turns = std::mem::take(&mut lock(&self.ready).documents);
+        let turns = std::mem::take(&mut lock(&self.ready).documents);
         let mut left = MAX_COMMIT_BYTES;
         let (mut unserved, mut served) = (VecDeque::new(), VecDeque::new());
-        for document in turns.drain(..) {
-            let mut share = FIRST_TURN_BYTES.min(left);
+        for document in turns {
+            let (before, mut share) = (left, FIRST_TURN_BYTES.min(left));
             while let Some((command, bytes)) = document.queue.next(|bytes| bytes <= share) {
                 (share, left) = (share - bytes, left - bytes);
                 add(&document, command, bytes);
             }
-            if !document.queue.is_done() {
-                unserved.push_back(document);
-            }
+            // The others have their turns first.
+            let turn = if left < before { &mut served } else { &mut unserved };
+            turn.extend((!document.queue.is_done()).then_some(document));
         }
         while left > 0
-            && let Some(document) = unserved.pop_front()
+            && let Some(document) = unserved.pop_front().or_else(|| served.pop_front())
         {
             if let Some((command, bytes)) = document.queue.next(|_| true) {
                 left = left.saturating_sub(bytes);
                 add(&document, command, bytes);
             }
-            if !document.queue.is_done() {
-                served.push_back(document);
-            }
+            served.extend((!document.queue.is_done()).then_some(document));
         }
         let mut ready = lock(&self.ready);
         unserved.append(&mut ready.documents);

@@ -256,6 +256,25 @@ async fn commits_take_from_large_documents_in_turn() {
     assert!(documents.iter().all(|document| document.durable() == durable(3)));
 }
 
+/// More documents than share one commit in the first turn: each of them gets its turn before any gets another.
+#[tokio::test]
+async fn no_document_waits_for_the_backlog_of_others() {
+    let (log, mut committer) = Log::with_committer(Arc::new(MemoryStore::new()));
+    let mut greedy: Vec<_> = (0..40).map(|at| open(&log, &format!("greedy {at}"))).collect();
+    for seq in 1..=20 {
+        greedy.iter_mut().for_each(|document| document.append(vec![sized(seq, 14 << 10)]));
+    }
+    let mut other = open(&log, "other");
+    other.append(vec![sized(1, 14 << 10)]);
+    let mut commits = 0;
+    while other.durable() != durable(1) {
+        let batch = committer.take().unwrap();
+        committer.commit(batch).report();
+        commits += 1;
+    }
+    assert!(commits <= 2, "in commit {commits}");
+}
+
 #[tokio::test]
 async fn close_commits_queued_records_and_later_ones_are_never_durable() {
     let (store, log) = start();
